@@ -1,0 +1,19 @@
+//! `[shutdown]`: the way down.
+
+use serde::{Deserialize, Serialize};
+
+use super::Duration;
+
+/// The `[shutdown]` section.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownConfig {
+    /// How long active relays may go on after SIGTERM or SIGINT.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { drain_timeout: Duration::from_secs(30) }
+    }
+}

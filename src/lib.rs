@@ -1,0 +1,5 @@
+//! The relay that RustDesk-family remote desktops fall back to when two machines behind NATs
+//! cannot reach each other: it pairs the two connections that name one uuid and moves their bytes.
+#![forbid(unsafe_code)]
+
+pub mod config;
