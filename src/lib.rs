@@ -3,3 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod key;
+pub mod metrics;
+pub mod net;
+pub mod relay;
+pub mod shutdown;
+pub mod telemetry;
+pub mod wire;

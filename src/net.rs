@@ -1,0 +1,8 @@
+//! Sockets, up to the point where a leg has said who it is: accepting, telling protocols apart,
+//! reading the first message, and a leg's two states, awake and parked.
+
+pub mod first_message;
+pub mod leg;
+pub mod listener;
+pub mod rewind;
+pub mod sniff;

@@ -1,0 +1,188 @@
+//! A leg: a connection that has said who it is. Awake it belongs to a task; parked it is a plain
+//! socket that costs a descriptor and an entry in the waiting room.
+
+use std::{io, net::SocketAddr};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvFlags, SendFlags, recv, send},
+};
+use tokio::net::TcpStream;
+
+use super::listener::{Connection, ConnectionPermit};
+use crate::wire::{Event, Transport, websocket};
+
+/// A leg that a task owns.
+#[derive(Debug)]
+pub struct Leg {
+    /// Its connection.
+    pub connection: Connection,
+    /// How its messages travel.
+    pub transport: Transport,
+    /// What was read beyond its first message: its peer's, to be passed on first.
+    pub early: Box<[u8]>,
+}
+
+/// A leg without a task. Its socket is not watched; [`gone`] and [`ParkedLeg::is_alive`] look.
+#[derive(Debug)]
+pub struct ParkedLeg {
+    socket: std::net::TcpStream,
+    peer: SocketAddr,
+    permit: ConnectionPermit,
+    transport: Transport,
+    early: Box<[u8]>,
+}
+
+impl Leg {
+    /// Takes the leg's socket off the runtime.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn park(self) -> io::Result<ParkedLeg> {
+        let Connection { socket, peer, permit } = self.connection;
+        let socket = socket.into_std()?;
+        Ok(ParkedLeg { socket, peer, permit, transport: self.transport, early: self.early })
+    }
+}
+
+impl ParkedLeg {
+    /// Puts the leg's socket on the runtime again.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn wake(self) -> io::Result<Leg> {
+        let socket = TcpStream::from_std(self.socket)?;
+        let connection = Connection { socket, peer: self.peer, permit: self.permit };
+        Ok(Leg { connection, transport: self.transport, early: self.early })
+    }
+
+    /// Who it is.
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// How its messages travel.
+    pub const fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Whether the peer is still there. A WebSocket's Ping is answered on the way, its Close too.
+    pub fn is_alive(&self) -> bool {
+        let mut fd = [self.poll_fd()];
+        match poll(&mut fd, Some(&NOW)) {
+            Ok(0) => true,
+            Ok(_) => self.survives(fd[0].revents()),
+            Err(_) => false,
+        }
+    }
+
+    fn poll_fd(&self) -> PollFd<'_> {
+        let flags = match self.transport {
+            // What a TCP leg sent ahead stays in its socket, so that it is no reason to look.
+            Transport::Tcp => HANG_UP,
+            Transport::WebSocket => HANG_UP | PollFlags::IN,
+        };
+        PollFd::new(&self.socket, flags)
+    }
+
+    fn survives(&self, seen: PollFlags) -> bool {
+        if seen.intersects(HANG_UP_SEEN) {
+            return false;
+        }
+        match self.transport {
+            Transport::Tcp => !is_at_end(&self.socket),
+            Transport::WebSocket => {
+                self.early.is_empty().then(|| self.answer_control()) != Some(false)
+            }
+        }
+    }
+
+    /// Answers the control frames at the head of what has arrived; `false` when it was a Close,
+    /// or the peer cannot be answered. Data is left where it is.
+    fn answer_control(&self) -> bool {
+        for _ in 0..MAX_CONTROL_FRAMES {
+            let mut head = [0; MAX_CONTROL_FRAME];
+            let Ok((_, seen)) = recv(&self.socket, &mut head[..], RecvFlags::PEEK | DONTWAIT)
+            else {
+                // Nothing there. Were it an error, poll would have said so.
+                return true;
+            };
+            if seen == 0 {
+                return false;
+            }
+            let Some((frame_len, reply, closing)) = control_at(&head[..seen]) else { return true };
+            let taken = recv(&self.socket, &mut head[..frame_len], DONTWAIT);
+            let whole = matches!(taken, Ok((_, len)) if len == frame_len);
+            let sent = send(&self.socket, &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            if closing || !whole || sent.ok() != Some(reply.len()) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Which of `legs` have hung up: their indices, in order. One call to the kernel for all.
+pub fn gone<'a>(legs: impl Iterator<Item = &'a ParkedLeg> + Clone) -> Vec<usize> {
+    let mut fds: Vec<_> = legs.clone().map(ParkedLeg::poll_fd).collect();
+    if !matches!(poll(&mut fds, Some(&NOW)), Ok(seen) if seen > 0) {
+        return Vec::new();
+    }
+    let seen = fds.iter().map(PollFd::revents);
+    legs.zip(seen)
+        .enumerate()
+        .filter(|(_, (leg, seen))| !seen.is_empty() && !leg.survives(*seen))
+        .map(|(index, _)| index)
+        .collect()
+}
+
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+const DONTWAIT: RecvFlags = RecvFlags::DONTWAIT;
+
+/// The longest control frame that a client sends: header, mask, payload.
+const MAX_CONTROL_FRAME: usize = 2 + 4 + 125;
+
+/// How many control frames one look answers, so that a flood of them holds nobody up.
+const MAX_CONTROL_FRAMES: usize = 4;
+
+// A hang-up with bytes before it is seen without reading them; elsewhere only once it is next.
+#[cfg(target_os = "linux")]
+const HANG_UP: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const HANG_UP: PollFlags = PollFlags::IN;
+
+#[cfg(target_os = "linux")]
+const HANG_UP_SEEN: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
+#[cfg(not(target_os = "linux"))]
+const HANG_UP_SEEN: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
+
+fn is_at_end(socket: &std::net::TcpStream) -> bool {
+    let mut byte = [0; 1];
+    matches!(recv(socket, &mut byte[..], RecvFlags::PEEK | DONTWAIT), Ok((_, 0)))
+}
+
+/// The whole control frame at the start of `head`: its length, the answer, whether it closes.
+fn control_at(head: &[u8]) -> Option<(usize, Vec<u8>, bool)> {
+    let mut decoder = websocket::Decoder::new(0);
+    let mut used = 0;
+    let mut reply = Vec::new();
+    while used < head.len() {
+        // Data breaks the decoder's limit of 0, or is empty: either way it is not ours to take.
+        let (taken, event) = decoder.next(&head[used..]).ok()?;
+        used += taken;
+        match event {
+            Event::More => {}
+            Event::Ping(payload) => {
+                websocket::put_pong(&payload, &mut reply);
+                return Some((used, reply, false));
+            }
+            Event::Pong => return Some((used, reply, false)),
+            Event::Close(payload) => {
+                websocket::put_close(&payload.close_reply(), &mut reply);
+                return Some((used, reply, true));
+            }
+            Event::Frame(_) | Event::Payload(..) => return None,
+        }
+    }
+    None
+}

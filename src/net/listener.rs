@@ -1,0 +1,220 @@
+//! Listening sockets and accepted connections: bind, accept with back-off, count.
+//!
+//! The accept loop awaits nothing but the next connection, and survives whatever accept fails
+//! with. What a connection carries is found out elsewhere.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// How long accepting rests after a failure such as running out of file descriptors.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A failing accept is logged once in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why a listener cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr}: {hint}")]
+pub struct ListenError {
+    addr: SocketAddr,
+    hint: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// A bound socket.
+pub struct Listener {
+    socket: TcpListener,
+    addr: SocketAddr,
+}
+
+/// An accepted connection, counted for as long as it lives.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket.
+    pub socket: TcpStream,
+    /// Who it is, an IPv4 address as such.
+    pub peer: SocketAddr,
+    /// Its place among the connections that may be open.
+    pub permit: ConnectionPermit,
+}
+
+/// How many connections may be open, and how many are.
+pub struct ConnectionLimit {
+    max: usize,
+    open: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+/// One of the connections that may be open; given back when dropped.
+pub struct ConnectionPermit(Arc<ConnectionLimit>);
+
+impl Listener {
+    /// Listens on `addr`; `[::]` takes IPv4 too, and becomes `0.0.0.0` where there is no IPv6.
+    ///
+    /// # Errors
+    /// When the address is taken, not ours, or not allowed.
+    pub fn bind(addr: SocketAddr, keepalive: Duration) -> Result<Self, ListenError> {
+        let bound = match open(addr, keepalive) {
+            Err(error) if addr.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+                let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()));
+                tracing::info!(address = %v4, "no IPv6 on this machine: listening on IPv4 only");
+                open(v4, keepalive)
+            }
+            bound => bound,
+        };
+        bound
+            .and_then(|socket| Ok(Self { addr: socket.local_addr()?, socket }))
+            .map_err(|source| ListenError { addr, hint: hint(&source), source })
+    }
+
+    /// Where it listens, the real port where 0 was asked for.
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Hands every connection to `serve`, which must not block, until `stop` is cancelled.
+    pub async fn accept_until(
+        self,
+        stop: CancellationToken,
+        limit: Arc<ConnectionLimit>,
+        serve: impl Fn(Connection),
+    ) {
+        let mut logged: Option<Instant> = None;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    if let Some(connection) = limit.admit(socket, peer) {
+                        serve(connection);
+                    }
+                }
+                Err(error) if is_about_one_connection(&error) => {
+                    limit.metrics.accept_errors.increment(1);
+                }
+                Err(error) => {
+                    limit.metrics.accept_errors.increment(1);
+                    if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+                        logged = Some(Instant::now());
+                        tracing::error!(%error, listener = %self.addr, "cannot accept connections: retrying; if descriptors ran out, raise LimitNOFILE or ulimit -n");
+                    }
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(BACK_OFF) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl ConnectionLimit {
+    /// Room for `max` connections.
+    pub fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { max, open: AtomicUsize::new(0), metrics })
+    }
+
+    /// How many are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) -> Option<Connection> {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        // Counted first: `permit` gives its place back also when there was none.
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connections_open.increment(1.0);
+        let permit = ConnectionPermit(Arc::clone(self));
+        if before >= self.max {
+            self.metrics.reject("connection_limit");
+            tracing::debug!(%peer, limit = self.max, "refused: too many connections");
+            return None;
+        }
+        if !inherits_options() {
+            // Only latency is at stake, so a refusal is no reason to close.
+            let _ = socket.set_nodelay(true);
+        }
+        Some(Connection { socket, peer, permit })
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.connections_open.decrement(1.0);
+    }
+}
+
+impl std::fmt::Debug for ConnectionPermit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ConnectionPermit")
+    }
+}
+
+fn open(addr: SocketAddr, keepalive: Duration) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if let IpAddr::V6(ip) = addr.ip() {
+        socket.set_only_v6(!ip.is_unspecified())?;
+    }
+    // A restart must not wait for old connections. Never SO_REUSEPORT: a second process would
+    // start silently and split pairs. (On Windows this option means just that.)
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    // Connections inherit both from the listener on Linux, which saves two calls each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+const fn inherits_options() -> bool {
+    cfg!(target_os = "linux")
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+/// The connection that was to be accepted is gone; the listener is well.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "something listens there already (another relay, or hbbr): stop it, or choose another port with -p"
+        }
+        io::ErrorKind::AddrNotAvailable => "the address is not one of this machine's",
+        io::ErrorKind::PermissionDenied => "not allowed: ports below 1024 need a privilege",
+        _ => "the system refused",
+    }
+}

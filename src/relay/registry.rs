@@ -1,0 +1,283 @@
+//! The relays that are active: the one source of truth for the admin API, logs and metrics.
+//!
+//! A relay is in the registry from pairing until its [`RelayGuard`] drops, which writes the one
+//! closing record, whatever ended it. The bytes themselves are `splice`'s.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::request::{End, LegIndex, Paired};
+use crate::{
+    metrics::Metrics,
+    wire::{
+        Transport,
+        rendezvous::{ConnType, RelayUuid, Text},
+    },
+};
+
+/// Every active relay.
+pub struct ActiveRelays {
+    // Held for a map operation only, never across an await.
+    relays: Mutex<HashMap<u64, Arc<ActiveRelay>>>,
+    next_id: AtomicU64,
+    /// Bytes of the relays that are over.
+    closed_bytes: AtomicU64,
+    end_all: CancellationToken,
+    metrics: Arc<Metrics>,
+}
+
+/// One active relay: what is known of it, and what it counts.
+pub struct ActiveRelay {
+    /// Unique while the process lives; uuids may repeat.
+    pub id: u64,
+    /// The name that both legs gave.
+    pub uuid: RelayUuid,
+    /// The machine that the controlling side claims to reach.
+    pub target: Option<Text>,
+    /// What the session is for.
+    pub conn_type: ConnType,
+    /// The leg that waited, and the one that came.
+    pub legs: [ActiveLeg; 2],
+    /// When the pair was made.
+    pub started: Timestamp,
+    /// How long the first leg had waited.
+    pub waited: Duration,
+    since: Instant,
+    /// When bytes last came, in milliseconds after `since`.
+    last_activity: AtomicU64,
+    /// A child of the gateway's hard token: cancelled with it, or on its own by an operator.
+    close: CancellationToken,
+    closed_by_admin: AtomicBool,
+}
+
+/// One leg of an active relay.
+pub struct ActiveLeg {
+    /// Whence it came.
+    pub address: SocketAddr,
+    /// How its messages travel.
+    pub transport: Transport,
+    received: AtomicU64,
+    /// What of `received` the last sample had seen.
+    sampled: AtomicU64,
+    /// Bytes a second between the last two samples.
+    rate: AtomicU64,
+}
+
+/// Keeps a relay in the registry, and reports its end exactly once.
+pub struct RelayGuard {
+    relay: Arc<ActiveRelay>,
+    registry: Arc<ActiveRelays>,
+    end: End,
+}
+
+impl ActiveRelays {
+    /// None yet. All that come end with `end_all`.
+    pub fn new(end_all: CancellationToken, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            relays: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            closed_bytes: AtomicU64::new(0),
+            end_all,
+            metrics,
+        })
+    }
+
+    /// Enters a pair; it stays until the guard drops.
+    pub fn enter(self: &Arc<Self>, paired: &Paired) -> RelayGuard {
+        let leg = |index: LegIndex| {
+            let leg = &paired.legs[index.at()];
+            ActiveLeg {
+                address: leg.connection.peer,
+                transport: leg.transport,
+                received: AtomicU64::new(0),
+                sampled: AtomicU64::new(0),
+                rate: AtomicU64::new(0),
+            }
+        };
+        let relay = Arc::new(ActiveRelay {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            uuid: paired.uuid.clone(),
+            target: paired.target.clone(),
+            conn_type: paired.conn_type,
+            legs: LegIndex::BOTH.map(leg),
+            started: Timestamp::now(),
+            waited: paired.waited,
+            since: Instant::now(),
+            last_activity: AtomicU64::new(0),
+            close: self.end_all.child_token(),
+            closed_by_admin: AtomicBool::new(false),
+        });
+        self.metrics.relay_begins(relay.transports());
+        self.metrics.wait.record(paired.waited);
+        self.lock().insert(relay.id, Arc::clone(&relay));
+        RelayGuard { relay, registry: Arc::clone(self), end: End::Aborted }
+    }
+
+    /// A snapshot, in no order.
+    pub fn all(&self) -> Vec<Arc<ActiveRelay>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// How many there have been.
+    pub fn total(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed) - 1
+    }
+
+    /// Bytes relayed since the start, both ways, active relays included.
+    pub fn total_bytes(&self) -> u64 {
+        // Under the lock a relay is either in the map or in the sum.
+        let relays = self.lock();
+        let active: u64 = relays.values().map(|relay| relay.bytes()).sum();
+        active + self.closed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes the rates of all, and brings the metrics' byte counts up to date. To be called at an
+    /// even interval, which `elapsed` is.
+    pub fn sample(&self, elapsed: Duration) {
+        for relay in self.all() {
+            for leg in LegIndex::BOTH {
+                self.count_bytes(&relay, leg, Some(elapsed));
+            }
+        }
+    }
+
+    fn count_bytes(&self, relay: &ActiveRelay, from: LegIndex, elapsed: Option<Duration>) {
+        let leg = &relay.legs[from.at()];
+        let received = leg.received.load(Ordering::Relaxed);
+        let fresh = received.saturating_sub(leg.sampled.fetch_max(received, Ordering::Relaxed));
+        if let Some(elapsed) = elapsed {
+            let rate = fresh as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
+            leg.rate.store(rate as u64, Ordering::Relaxed);
+        }
+        if fresh > 0 {
+            self.metrics.bytes(leg.transport, relay.legs[from.other().at()].transport, fresh);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<ActiveRelay>>> {
+        // A map operation that panicked left the map as it was.
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ActiveRelay {
+    /// How long it has lasted.
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// How long no byte has come.
+    pub fn idle(&self) -> Duration {
+        let last = Duration::from_millis(self.last_activity.load(Ordering::Relaxed));
+        self.age().saturating_sub(last)
+    }
+
+    /// Bytes received from both legs.
+    pub fn bytes(&self) -> u64 {
+        self.legs.iter().map(ActiveLeg::received).sum()
+    }
+
+    /// Bytes a second received from both legs.
+    pub fn rate(&self) -> u64 {
+        self.legs.iter().map(ActiveLeg::rate).sum()
+    }
+
+    /// Ends it, as an operator's act.
+    pub fn close(&self) {
+        self.closed_by_admin.store(true, Ordering::Relaxed);
+        self.close.cancel();
+    }
+
+    /// Who cancelled [`ActiveRelay::closing`].
+    pub fn closed_by(&self) -> End {
+        if self.closed_by_admin.load(Ordering::Relaxed) { End::Admin } else { End::Draining }
+    }
+
+    /// Cancelled when the relay must end: by an operator, or because the gateway does.
+    pub const fn closing(&self) -> &CancellationToken {
+        &self.close
+    }
+
+    /// Notes activity, and counts the bytes that came from a leg.
+    pub fn received(&self, from: LegIndex, bytes: u64) {
+        self.legs[from.at()].received.fetch_add(bytes, Ordering::Relaxed);
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_activity.store(now, Ordering::Relaxed);
+    }
+
+    fn transports(&self) -> [Transport; 2] {
+        [self.legs[0].transport, self.legs[1].transport]
+    }
+}
+
+impl ActiveLeg {
+    /// Bytes received from it.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes a second received from it, over the last sample.
+    pub fn rate(&self) -> u64 {
+        self.rate.load(Ordering::Relaxed)
+    }
+}
+
+impl RelayGuard {
+    /// The relay that it keeps.
+    pub const fn relay(&self) -> &Arc<ActiveRelay> {
+        &self.relay
+    }
+
+    /// Says why the relay ended.
+    pub fn end(mut self, end: End) {
+        self.end = end;
+    }
+}
+
+impl Drop for RelayGuard {
+    fn drop(&mut self) {
+        let (relay, registry) = (&self.relay, &self.registry);
+        {
+            let mut relays = registry.lock();
+            relays.remove(&relay.id);
+            registry.closed_bytes.fetch_add(relay.bytes(), Ordering::Relaxed);
+        }
+        for leg in LegIndex::BOTH {
+            registry.count_bytes(relay, leg, None);
+        }
+        let lasted = relay.age();
+        registry.metrics.relay_ends(relay.transports(), self.end.label(), lasted);
+        let [first, second] = &relay.legs;
+        // The address after "Relay of" is the second leg's, as hbbr's own line has it.
+        tracing::info!(
+            uuid = %relay.uuid,
+            target_id = relay.target.as_ref().map(tracing::field::display),
+            conn_type = %relay.conn_type,
+            first = %first.address,
+            first_transport = first.transport.label(),
+            first_bytes = first.received(),
+            second = %second.address,
+            second_transport = second.transport.label(),
+            second_bytes = second.received(),
+            waited_ms = relay.waited.as_millis() as u64,
+            duration_ms = lasted.as_millis() as u64,
+            end = %self.end,
+            "Relay of {} closed", second.address
+        );
+    }
+}

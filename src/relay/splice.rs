@@ -1,0 +1,302 @@
+//! The bytes across two legs, from pairing to the end.
+//!
+//! One task owns a pair and turns both directions in it, each a [`Flow`]: neither can stop the
+//! other. Here are the deadlines, and what the end of one direction means for the other. How bytes
+//! are read, translated and written is `flow`'s and `translate`'s.
+
+mod flow;
+mod translate;
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+
+use self::{
+    flow::{Broken, Flow, Scratch, Step, with_scratch},
+    translate::Heard,
+};
+use super::{
+    registry::{ActiveRelay, ActiveRelays},
+    request::{End, LegIndex, Outcome, Paired},
+};
+use crate::{
+    config::RelayConfig,
+    net::listener::{Connection, ConnectionPermit},
+    wire::websocket::ControlPayload,
+};
+
+/// How long a WebSocket may be silent after our Close before its own is no longer waited for.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a relay that is cut short may take to say so.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The status codes of Close frames (RFC 6455, section 7.4.1).
+const NORMAL: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
+const TOO_LONG: u16 = 1009;
+
+/// Makes relays of pairs.
+#[derive(Clone)]
+pub struct Splicer {
+    /// Where relays are entered.
+    pub registry: Arc<ActiveRelays>,
+    /// Their limits.
+    pub limits: Arc<RelayConfig>,
+}
+
+impl Splicer {
+    /// Moves bytes between the two legs until both have ended, or something ends them.
+    pub async fn splice(self, paired: Paired) -> Outcome {
+        let guard = self.registry.enter(&paired);
+        let end = Splice::new(paired, Arc::clone(guard.relay()), &self.limits).run().await;
+        guard.end(end);
+        Outcome::Relayed(end)
+    }
+}
+
+struct Splice {
+    relay: Arc<ActiveRelay>,
+    sockets: [TcpStream; 2],
+    _permits: [ConnectionPermit; 2],
+    /// By the leg that each comes from.
+    flows: [Flow; 2],
+    /// The first thing that led to the end.
+    end: Option<End>,
+    idle_limit: Duration,
+    write_timeout: Duration,
+    /// A deadline may have moved before the timer's.
+    rearm: bool,
+}
+
+enum Turn {
+    /// Its share of the thread is used up, and there is more to do.
+    Yield,
+    /// The timer is to be set anew.
+    Rearm,
+    /// Both directions are over.
+    Done,
+}
+
+impl Splice {
+    fn new(paired: Paired, relay: Arc<ActiveRelay>, limits: &RelayConfig) -> Self {
+        let quiet = paired.conn_type.is_quiet();
+        let idle = if quiet { limits.port_forward_idle_timeout } else { limits.idle_timeout };
+        let max = limits.max_message_size.get();
+        let transports = [paired.legs[0].transport, paired.legs[1].transport];
+        let [first, second] = paired.legs;
+        let flows = [
+            Flow::new(transports[0], transports[1], first.early, max),
+            Flow::new(transports[1], transports[0], second.early, max),
+        ];
+        let Connection { socket: first, permit: first_permit, .. } = first.connection;
+        let Connection { socket: second, permit: second_permit, .. } = second.connection;
+        Self {
+            relay,
+            sockets: [first, second],
+            _permits: [first_permit, second_permit],
+            flows,
+            end: None,
+            idle_limit: idle.get(),
+            write_timeout: limits.write_timeout.get(),
+            rearm: false,
+        }
+    }
+
+    async fn run(mut self) -> End {
+        let relay = Arc::clone(&self.relay);
+        let mut closing = pin!(relay.closing().cancelled());
+        let mut timer = pin!(sleep_until(self.next_look()));
+        loop {
+            let turn = tokio::select! {
+                biased;
+                turn = poll_fn(|cx| self.poll_turn(cx)) => turn,
+                () = &mut closing => return self.cut(relay.closed_by()).await,
+                () = &mut timer => Turn::Rearm,
+            };
+            match turn {
+                Turn::Done => return self.end.unwrap_or(End::Aborted),
+                Turn::Rearm => {}
+                // The other branches get their chance, or a busy relay could not be closed.
+                Turn::Yield => tokio::select! {
+                    biased;
+                    () = &mut closing => return self.cut(relay.closed_by()).await,
+                    () = &mut timer => {}
+                    () = tokio::task::yield_now() => continue,
+                },
+            }
+            if let Some(end) = self.look(timer.as_mut()) {
+                return self.cut(end).await;
+            }
+        }
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        with_scratch(|scratch| {
+            loop {
+                let mut spent = false;
+                let mut again = false;
+                for from in LegIndex::BOTH {
+                    match self.poll_flow(from, cx, scratch) {
+                        Progress::Blocked => {}
+                        Progress::Spent => spent = true,
+                        Progress::Changed => again = true,
+                    }
+                }
+                if self.flows.iter().all(Flow::is_done) {
+                    return Poll::Ready(Turn::Done);
+                }
+                if spent {
+                    return Poll::Ready(Turn::Yield);
+                }
+                if !again {
+                    let rearm = std::mem::take(&mut self.rearm);
+                    return if rearm { Poll::Ready(Turn::Rearm) } else { Poll::Pending };
+                }
+            }
+        })
+    }
+
+    fn poll_flow(
+        &mut self,
+        from: LegIndex,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Progress {
+        let (source, sink) = (&self.sockets[from.at()], &self.sockets[from.other().at()]);
+        let flow = &mut self.flows[from.at()];
+        let mut heard = Heard::default();
+        let step = flow.poll(cx, source, sink, scratch, &mut heard);
+        if let Some(received) = flow.take_activity() {
+            self.relay.received(from, received);
+        }
+        let told = self.hear(from, heard);
+        match step {
+            Ok(Step::Blocked) if !told => return Progress::Blocked,
+            Ok(Step::Spent) if !told => return Progress::Spent,
+            Ok(Step::Blocked | Step::Spent) => {}
+            Ok(Step::Ended) => self.source_ended(from),
+            Err(broken) => self.broken(from, broken),
+        }
+        self.rearm = true;
+        Progress::Changed
+    }
+
+    /// What a WebSocket's control frames ask for goes out with what flows to it.
+    fn hear(&mut self, from: LegIndex, heard: Heard) -> bool {
+        let Heard { ping, close } = heard;
+        if let Some(ping) = ping {
+            self.flows[from.other().at()].pong(ping);
+        }
+        if let Some(close) = close {
+            self.end.get_or_insert(End::Closed(from));
+            self.finish(from, NORMAL);
+            self.flows[from.other().at()].stop(Some(close.close_reply()));
+        }
+        ping.is_some() || close.is_some()
+    }
+
+    /// A leg's last byte was read.
+    fn source_ended(&mut self, from: LegIndex) {
+        self.end.get_or_insert(End::Closed(from));
+        self.finish(from, NORMAL);
+        if self.flows[from.at()].reads_websocket() {
+            // It ended both ways at once: there is no half-closed WebSocket.
+            self.flows[from.other().at()].stop(None);
+        }
+    }
+
+    /// A leg's socket failed, or what it sent cannot be passed on.
+    fn broken(&mut self, from: LegIndex, broken: Broken) {
+        let across = from.other().at();
+        match broken {
+            Broken::Source => {
+                self.end.get_or_insert(End::Reset(from));
+                self.finish(from, GOING_AWAY);
+                self.flows[across].discard();
+            }
+            Broken::Sink => {
+                self.end.get_or_insert(End::Reset(from.other()));
+                self.flows[from.at()].discard();
+            }
+            Broken::TooLong => {
+                self.end.get_or_insert(End::MessageTooLong(from));
+                self.finish(from, GOING_AWAY);
+                self.flows[across].stop(Some(ControlPayload::status(TOO_LONG)));
+            }
+            Broken::Protocol(fault) => {
+                self.end.get_or_insert(End::WebSocketProtocol(from));
+                self.finish(from, GOING_AWAY);
+                self.flows[across].stop(Some(ControlPayload::status(fault.close_code())));
+            }
+        }
+    }
+
+    fn finish(&mut self, from: LegIndex, code: u16) {
+        if self.flows[from.at()].finish(ControlPayload::status(code)) {
+            // The WebSocket across gets a Close and owes us one; a silent one not for ever.
+            self.idle_limit = self.idle_limit.min(CLOSE_WAIT);
+        }
+    }
+
+    /// The end that a deadline asks for; if none does, the timer is set anew.
+    fn look(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
+        let now = Instant::now();
+        for from in LegIndex::BOTH {
+            let flow = &mut self.flows[from.at()];
+            flow.expire(now);
+            if flow.is_stalled(now, self.write_timeout) {
+                return Some(End::WriteTimeout(from.other()));
+            }
+        }
+        if self.relay.idle() >= self.idle_limit {
+            return Some(self.end.unwrap_or(End::Idle));
+        }
+        timer.reset(self.next_look());
+        None
+    }
+
+    fn next_look(&self) -> Instant {
+        let quiet = self.idle_limit.saturating_sub(self.relay.idle());
+        // A direction that stalls later still has to be seen in time.
+        let latest = Instant::now() + quiet.min(self.write_timeout);
+        let deadlines = self.flows.iter().filter_map(|flow| flow.deadline(self.write_timeout));
+        deadlines.fold(latest, Instant::min)
+    }
+
+    /// Cuts the relay short: what is pending goes out, and WebSockets are told.
+    async fn cut(mut self, end: End) -> End {
+        for flow in &mut self.flows {
+            flow.cut(ControlPayload::status(GOING_AWAY));
+        }
+        // A leg that takes nothing does not hear the farewell either.
+        let _ = timeout(FAREWELL, poll_fn(|cx| self.poll_farewell(cx))).await;
+        end
+    }
+
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut said = true;
+        for from in LegIndex::BOTH {
+            let sink = &self.sockets[from.other().at()];
+            said &= self.flows[from.at()].poll_farewell(cx, sink);
+        }
+        if said { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// How far one direction came in a turn.
+enum Progress {
+    Blocked,
+    Spent,
+    /// Something happened that concerns the other direction too.
+    Changed,
+}

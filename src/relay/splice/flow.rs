@@ -1,0 +1,399 @@
+//! One direction of a relay: read from one socket, translate, write to the other.
+//!
+//! Bytes pass through a buffer that all relays of a thread share. What the sink does not take at
+//! once is kept, and nothing is read until it has gone: that is the back-pressure, and the bound.
+//! An idle direction holds no memory.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::Shutdown,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{net::TcpStream, time::Instant};
+
+use super::translate::{Heard, Translator, Unreadable};
+use crate::wire::{
+    Transport,
+    websocket::{ControlPayload, Fault},
+};
+
+/// How much one read takes at most, and so the most that a slow sink makes a direction keep
+/// (twice that, should every frame be empty and its header grow).
+const READ: usize = 128 << 10;
+
+/// How much a direction moves before others have their turn.
+const BUDGET: usize = 256 << 10;
+
+/// How long the bytes for a leg that is gone are read and dropped. Closing with bytes unread
+/// would be a reset, and could overtake what the other leg has still to read.
+const LINGER: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        input: vec![0; READ].into_boxed_slice(),
+        output: Vec::new(),
+    });
+}
+
+/// The buffers that the relays of a thread share, one at a time.
+pub(super) struct Scratch {
+    input: Box<[u8]>,
+    output: Vec<u8>,
+}
+
+/// Lends this thread's buffers. Not to be nested.
+pub(super) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    SCRATCH.with_borrow_mut(work)
+}
+
+/// One direction.
+pub(super) struct Flow {
+    state: State,
+    source_ended: bool,
+    /// Whether the sink's sending is over too, so that it is shut down even if a WebSocket.
+    hang_up: bool,
+    from: Transport,
+    to: Transport,
+    /// `None`: raw bytes.
+    translator: Option<Box<Translator>>,
+    /// What was read before pairing.
+    early: Box<[u8]>,
+    /// Translated bytes that the sink has not taken, from `written` on.
+    pending: Vec<u8>,
+    written: usize,
+    stalled_since: Option<Instant>,
+    linger_until: Option<Instant>,
+    received: u64,
+    active: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Reading and writing.
+    Moving,
+    /// Writing what is pending, then the end.
+    Finishing,
+    /// Reading and dropping.
+    Discarding,
+    /// Over.
+    Done,
+}
+
+/// How far a turn came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Until a socket was not ready; the task is woken when it is.
+    Blocked,
+    /// Until its budget was spent.
+    Spent,
+    /// Until the source's end, which the caller answers with [`Flow::finish`].
+    Ended,
+}
+
+/// Why a direction cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// Reading failed.
+    Source,
+    /// Writing failed.
+    Sink,
+    /// A message longer than may cross.
+    TooLong,
+    /// Not WebSocket frames.
+    Protocol(Fault),
+}
+
+impl Flow {
+    pub(super) fn new(from: Transport, to: Transport, early: Box<[u8]>, max: usize) -> Self {
+        let raw = (from, to) == (Transport::Tcp, Transport::Tcp);
+        Self {
+            state: State::Moving,
+            source_ended: false,
+            hang_up: false,
+            from,
+            to,
+            translator: (!raw).then(|| Box::new(Translator::new(from, to, max))),
+            early,
+            pending: Vec::new(),
+            written: 0,
+            stalled_since: None,
+            linger_until: None,
+            received: 0,
+            active: false,
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    pub(super) fn reads_websocket(&self) -> bool {
+        self.from == Transport::WebSocket
+    }
+
+    /// Bytes received since this was last asked; `None` when not even a pending byte moved.
+    pub(super) fn take_activity(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.active).then(|| std::mem::take(&mut self.received))
+    }
+
+    /// When this direction must be looked at, at the latest.
+    pub(super) fn deadline(&self, write_timeout: Duration) -> Option<Instant> {
+        let stalled = self.stalled_since.map(|since| since + write_timeout);
+        [stalled, self.linger_until].into_iter().flatten().min()
+    }
+
+    pub(super) fn is_stalled(&self, now: Instant, write_timeout: Duration) -> bool {
+        self.stalled_since.is_some_and(|since| now >= since + write_timeout)
+    }
+
+    /// Stops waiting for a source whose bytes are dropped, once it had its time.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.state == State::Discarding && self.linger_until.is_some_and(|until| now >= until) {
+            self.state = State::Done;
+            self.linger_until = None;
+        }
+    }
+
+    /// Nothing more comes from the source: what is pending goes out, then the end, with this Close
+    /// on a WebSocket. Whether the sink now owes a Close of its own.
+    pub(super) fn finish(&mut self, close: ControlPayload) -> bool {
+        self.source_ended = true;
+        match self.state {
+            State::Moving => {
+                self.ask_for_close(Some(close));
+                self.state = State::Finishing;
+                self.to == Transport::WebSocket
+            }
+            State::Discarding => {
+                self.state = State::Done;
+                self.linger_until = None;
+                false
+            }
+            State::Finishing | State::Done => false,
+        }
+    }
+
+    /// Nothing more is for the sink, which has ended or must: what is pending goes out, then the
+    /// end, and what the source still sends is dropped.
+    pub(super) fn stop(&mut self, close: Option<ControlPayload>) {
+        self.hang_up = true;
+        if self.state == State::Moving {
+            self.early = Box::default();
+            self.ask_for_close(close);
+            self.state = State::Finishing;
+        }
+    }
+
+    /// The sink is gone: what the source still sends is dropped.
+    pub(super) fn discard(&mut self) {
+        self.early = Box::default();
+        self.drop_pending();
+        self.rest();
+    }
+
+    /// As [`Flow::stop`], without caring for the source any more.
+    pub(super) fn cut(&mut self, close: ControlPayload) {
+        self.source_ended = true;
+        self.stop(Some(close));
+        if self.state == State::Discarding {
+            self.state = State::Done;
+        }
+    }
+
+    /// Asks for a Pong to the sink, which is the leg that pinged.
+    pub(super) fn pong(&mut self, payload: ControlPayload) {
+        if let (State::Moving, Some(translator)) = (self.state, &mut self.translator) {
+            translator.pong(payload);
+        }
+    }
+
+    /// Moves bytes until a socket is not ready, the budget is spent or the source ends.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &TcpStream,
+        sink: &TcpStream,
+        scratch: &mut Scratch,
+        heard: &mut Heard,
+    ) -> Result<Step, Broken> {
+        let mut budget = BUDGET;
+        loop {
+            if self.poll_write(cx, sink)?.is_pending() {
+                return Ok(Step::Blocked);
+            }
+            if matches!(self.state, State::Done) {
+                return Ok(Step::Blocked);
+            }
+            if budget == 0 {
+                return Ok(Step::Spent);
+            }
+            let Scratch { input, output } = &mut *scratch;
+            let input = match self.poll_read(cx, source, input) {
+                Poll::Pending => return Ok(Step::Blocked),
+                Poll::Ready(Err(_)) => return Err(Broken::Source),
+                Poll::Ready(Ok(0)) => return Ok(Step::Ended),
+                Poll::Ready(Ok(len)) => &input[..len],
+            };
+            budget = budget.saturating_sub(input.len());
+            self.pass_on(cx, input, output, sink, heard)?;
+            if heard.close.is_some() {
+                // The caller ends this direction; bytes behind a Close are nobody's.
+                return Ok(Step::Blocked);
+            }
+        }
+    }
+
+    /// Writes what is pending and ends the sink, without reading: whether nothing is left to do.
+    pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> bool {
+        !matches!(self.poll_write(cx, sink), Ok(Poll::Pending))
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &TcpStream,
+        input: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.early.is_empty() {
+            // Bounded by the first message's own limit, so smaller than the buffer.
+            let early = std::mem::take(&mut self.early);
+            let len = early.len().min(input.len());
+            input[..len].copy_from_slice(&early[..len]);
+            self.early = early[len..].into();
+            return Poll::Ready(Ok(len));
+        }
+        loop {
+            match source.try_read(input) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match source.poll_read_ready(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+
+    fn pass_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &[u8],
+        output: &mut Vec<u8>,
+        sink: &TcpStream,
+        heard: &mut Heard,
+    ) -> Result<(), Broken> {
+        let discarding = self.state == State::Discarding;
+        if !discarding {
+            self.received += input.len() as u64;
+            self.active = true;
+        }
+        let (bytes, readable) = match &mut self.translator {
+            None => (input, Ok(())),
+            Some(translator) => {
+                output.clear();
+                let readable = translator.translate(input, output, heard);
+                if !discarding {
+                    translator.put_control(output);
+                }
+                (&output[..], readable)
+            }
+        };
+        if !discarding {
+            let written = self.poll_some(cx, sink, bytes)?;
+            self.pending.extend_from_slice(&bytes[written..]);
+        }
+        readable.map_err(|unreadable| match unreadable {
+            Unreadable::TooLong => Broken::TooLong,
+            Unreadable::Protocol(fault) => Broken::Protocol(fault),
+        })
+    }
+
+    /// Writes what is pending, and the end once it is time.
+    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> Result<Poll<()>, Broken> {
+        if !matches!(self.state, State::Moving | State::Finishing) {
+            return Ok(Poll::Ready(()));
+        }
+        if let Some(translator) = &mut self.translator {
+            translator.put_control(&mut self.pending);
+        }
+        if !self.pending.is_empty() {
+            let pending = std::mem::take(&mut self.pending);
+            let written = self.poll_some(cx, sink, &pending[self.written..]);
+            self.pending = pending;
+            self.written += written?;
+            if self.written < self.pending.len() {
+                return Ok(Poll::Pending);
+            }
+            self.drop_pending();
+        }
+        if self.state == State::Finishing {
+            if self.to == Transport::Tcp || self.hang_up {
+                // It fails only when the connection is gone, and then it need not be told.
+                let _ = SockRef::from(sink).shutdown(Shutdown::Write);
+            }
+            self.rest();
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Writes what the sink takes now, and asks to be woken when it does not take all.
+    fn poll_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &TcpStream,
+        bytes: &[u8],
+    ) -> Result<usize, Broken> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match sink.try_write(&bytes[written..]) {
+                Ok(len) => written += len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match sink.poll_write_ready(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => return Err(Broken::Sink),
+                        Poll::Pending => break,
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Broken::Sink),
+            }
+        }
+        self.active |= written > 0;
+        if written == bytes.len() {
+            self.stalled_since = None;
+        } else if written > 0 || self.stalled_since.is_none() {
+            self.stalled_since = Some(Instant::now());
+        }
+        Ok(written)
+    }
+
+    /// The sink's part is over: wait for the source's end, unless it came.
+    fn rest(&mut self) {
+        self.stalled_since = None;
+        if self.source_ended {
+            self.state = State::Done;
+        } else if self.state != State::Done {
+            self.state = State::Discarding;
+            self.linger_until.get_or_insert_with(|| Instant::now() + LINGER);
+        }
+    }
+
+    fn ask_for_close(&mut self, close: Option<ControlPayload>) {
+        if let (Some(translator), Some(close)) = (&mut self.translator, close) {
+            translator.close(close);
+        }
+    }
+
+    fn drop_pending(&mut self) {
+        // Given back at once, or every relay that ever stalled would keep its worst moment.
+        self.pending = Vec::new();
+        self.written = 0;
+    }
+}

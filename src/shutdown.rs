@@ -1,0 +1,111 @@
+//! The way down: two tokens and the tracker of every task.
+//!
+//! The soft token stops what is new (accepting, waiting); the hard one ends what is under way.
+//! Signals are turned into them by [`Shutdown::on_signals`]; draining is `gateway`'s.
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Shared by everything that a gateway runs.
+#[derive(Clone, Default)]
+pub struct Shutdown {
+    soft: CancellationToken,
+    hard: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Shutdown {
+    /// Begins the drain: no new connection, no new leg.
+    pub fn drain(&self) {
+        self.soft.cancel();
+    }
+
+    /// Ends everything, drained or not.
+    pub fn end(&self) {
+        self.soft.cancel();
+        self.hard.cancel();
+    }
+
+    /// Cancelled when the drain begins.
+    pub const fn soft(&self) -> &CancellationToken {
+        &self.soft
+    }
+
+    /// Cancelled when relays must end.
+    pub const fn hard(&self) -> &CancellationToken {
+        &self.hard
+    }
+
+    /// Whether the drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.soft.is_cancelled()
+    }
+
+    /// Every task is spawned on it.
+    pub const fn tracker(&self) -> &TaskTracker {
+        &self.tracker
+    }
+
+    /// Drains at the first SIGTERM or SIGINT (Ctrl-C), ends at the second. Runs until the hard
+    /// token is cancelled.
+    ///
+    /// # Errors
+    /// When the process cannot listen for signals.
+    pub async fn on_signals(&self) -> std::io::Result<()> {
+        let mut signals = Signals::new()?;
+        tokio::select! {
+            () = signals.next() => {}
+            () = self.hard.cancelled() => return Ok(()),
+        }
+        tracing::info!("shutting down: relays may finish; a second signal ends them at once");
+        self.drain();
+        tokio::select! {
+            () = signals.next() => {
+                tracing::warn!("second signal: ending at once");
+                self.end();
+            }
+            () = self.hard.cancelled() => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        // Without a console there is nothing to wait for.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
