@@ -30,6 +30,7 @@ pub use self::{
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where the front door listens; every listener takes every protocol.
+    #[serde(deserialize_with = "units::listeners")]
     pub listen: Vec<SocketAddr>,
     /// The key that clients must send. Empty: an open relay. `-` or `_`: `id_ed25519` in the
     /// working directory. A base64 Ed25519 secret key: its public half.

@@ -11,6 +11,7 @@ use super::Secret;
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
     /// Listeners of the admin API's own. Empty: it shares the front door.
+    #[serde(deserialize_with = "super::units::listeners")]
     pub listen: Vec<SocketAddr>,
     /// The bearer token. Empty, with no `token_file`: one is made at start and printed to stderr.
     pub token: Secret,
