@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Secret;
+use super::{Secret, rules::Rules};
+
+/// In characters: what nobody guesses over a network.
+const SHORTEST_TOKEN: usize = 16;
 
 /// The `[admin]` section.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -17,4 +20,21 @@ pub struct AdminConfig {
     pub token: Secret,
     /// A file that holds the bearer token; empty for none.
     pub token_file: PathBuf,
+}
+
+impl AdminConfig {
+    pub(super) fn validate(&self, rules: &mut Rules) {
+        rules.apart("admin.listen", &self.listen);
+        rules.require(
+            self.token.is_empty() || self.token_file.as_os_str().is_empty(),
+            &["admin.token", "admin.token_file"],
+            "token and token_file are both set: leave one of them empty",
+        );
+        let long_enough = self.token.expose().chars().count() >= SHORTEST_TOKEN;
+        rules.require(
+            self.token.is_empty() || long_enough,
+            &["admin.token"],
+            format!("shorter than {SHORTEST_TOKEN} characters: choose a longer one"),
+        );
+    }
 }
