@@ -4,22 +4,37 @@
 //! It does not act on a setting, and opens no file but the configuration itself.
 
 mod admin;
+mod command_line;
+mod describe;
+mod dotenv;
+mod environment;
 mod front_door;
+mod hbbr;
+mod load;
 mod log;
 mod pairing;
+mod problem;
 mod relay;
+mod rules;
+mod schema;
+mod setting;
 mod shutdown;
+mod toml_file;
 mod units;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use self::rules::Rules;
 pub use self::{
     admin::AdminConfig,
+    command_line::Overrides,
     front_door::FrontDoorConfig,
+    load::{Loaded, Origins, Sources, load},
     log::{LogConfig, LogFormat},
     pairing::PairingConfig,
+    problem::{Origin, Problem, Problems},
     relay::RelayConfig,
     shutdown::ShutdownConfig,
     units::{Duration, Secret, Size},
@@ -30,6 +45,7 @@ pub use self::{
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where the front door listens; every listener takes every protocol.
+    #[serde(deserialize_with = "units::listeners")]
     pub listen: Vec<SocketAddr>,
     /// The key that clients must send. Empty: an open relay. `-` or `_`: `id_ed25519` in the
     /// working directory. A base64 Ed25519 secret key: its public half.
@@ -66,5 +82,25 @@ impl Default for Config {
             log: LogConfig::default(),
             shutdown: ShutdownConfig::default(),
         }
+    }
+}
+
+impl Config {
+    /// What the types do not say. Every rule is tried, none stops the next.
+    fn validate(&self, rules: &mut Rules) {
+        rules.require(!self.listen.is_empty(), &["listen"], "empty, expected at least one address");
+        rules.apart("listen", &self.listen);
+        rules.require(
+            self.key.is_empty() || self.key_file.as_os_str().is_empty(),
+            &["key", "key_file"],
+            "key and key_file are both set: leave one of them empty",
+        );
+        rules.apart_from(("admin.listen", &self.admin.listen), ("listen", &self.listen));
+        self.front_door.validate(rules);
+        self.pairing.validate(rules);
+        self.relay.validate(rules);
+        self.admin.validate(rules);
+        self.log.validate(rules);
+        self.shutdown.validate(rules);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Size};
+use super::{Duration, Size, rules::Rules};
 
 /// The `[front_door]` section.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -23,5 +23,15 @@ impl Default for FrontDoorConfig {
             max_first_frame: Size::from_kib(4),
             max_connections: 65_536,
         }
+    }
+}
+
+impl FrontDoorConfig {
+    pub(super) fn validate(&self, rules: &mut Rules) {
+        rules.timeout("front_door.first_frame_timeout", self.first_frame_timeout);
+        // Less than 128 bytes holds no request; more than 64 KiB is somebody else's protocol.
+        let (least, most) = (Size::from_bytes(128), Size::from_kib(64));
+        rules.between("front_door.max_first_frame", self.max_first_frame, least, most);
+        rules.at_least_one("front_door.max_connections", self.max_connections);
     }
 }

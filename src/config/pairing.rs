@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{Duration, rules::Rules};
 
 /// The `[pairing]` section.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -17,5 +17,12 @@ pub struct PairingConfig {
 impl Default for PairingConfig {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(30), max_waiting: 10_000 }
+    }
+}
+
+impl PairingConfig {
+    pub(super) fn validate(&self, rules: &mut Rules) {
+        rules.timeout("pairing.timeout", self.timeout);
+        rules.at_least_one("pairing.max_waiting", self.max_waiting);
     }
 }

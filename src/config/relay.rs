@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Size};
+use super::{Duration, Size, rules::Rules};
 
 /// The `[relay]` section.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -29,5 +29,19 @@ impl Default for RelayConfig {
             keepalive: Duration::from_secs(60),
             max_message_size: Size::from_mib(16),
         }
+    }
+}
+
+impl RelayConfig {
+    pub(super) fn validate(&self, rules: &mut Rules) {
+        rules.timeout("relay.idle_timeout", self.idle_timeout);
+        rules.timeout("relay.port_forward_idle_timeout", self.port_forward_idle_timeout);
+        rules.timeout("relay.write_timeout", self.write_timeout);
+        // What Linux takes as TCP_KEEPIDLE.
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(32_767));
+        rules.between("relay.keepalive", self.keepalive, least, most);
+        // The protocol's header has 30 bits for the length.
+        let (least, most) = (Size::from_kib(64), Size::from_bytes(0x3FFF_FFFF));
+        rules.between("relay.max_message_size", self.max_message_size, least, most);
     }
 }

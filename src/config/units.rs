@@ -1,6 +1,6 @@
-//! Values with a unit or a rule of their own: durations, sizes, secrets.
+//! Values with a unit or a rule of their own: durations, sizes, secrets, listeners.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -82,6 +82,11 @@ impl Serialize for Duration {
 pub struct Size(u64);
 
 impl Size {
+    /// `n` bytes.
+    pub const fn from_bytes(n: u64) -> Self {
+        Self(n)
+    }
+
     /// `n` × 1,024 bytes.
     pub const fn from_kib(n: u64) -> Self {
         Self(n << 10)
@@ -101,7 +106,8 @@ impl Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-        let exact = units.iter().find(|(shift, _)| self.0 != 0 && self.0 % (1 << shift) == 0);
+        let exact =
+            units.iter().find(|(shift, _)| self.0 != 0 && self.0.is_multiple_of(1 << shift));
         match exact {
             Some((shift, unit)) => write!(f, "{}{unit}", self.0 >> shift),
             None => write!(f, "{}B", self.0),
@@ -112,6 +118,17 @@ impl fmt::Display for Size {
 impl fmt::Debug for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.trim()
+            .parse::<bytesize::ByteSize>()
+            .map(|size| Self(size.as_u64()))
+            .map_err(|_| format!("{text:?} is not a size such as \"4KiB\" or \"16MiB\""))
     }
 }
 
@@ -126,9 +143,7 @@ impl<'de> Deserialize<'de> for Size {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
-                text.parse::<bytesize::ByteSize>()
-                    .map(|size| Size(size.as_u64()))
-                    .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+                text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
             }
 
             fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Size, E> {
@@ -199,5 +214,87 @@ impl<'de> Deserialize<'de> for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(if self.is_empty() { "" } else { "***" })
+    }
+}
+
+/// Listeners, with an error that shows the address at fault and how one is written. (The standard
+/// library's own says only "invalid socket address syntax".)
+pub(super) fn listeners<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    struct Listener(SocketAddr);
+
+    impl<'de> Deserialize<'de> for Listener {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_str(Visitor)
+        }
+    }
+
+    struct Visitor;
+    impl de::Visitor<'_> for Visitor {
+        type Value = Listener;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an IP address with its port in quotes such as \"[::]:21117\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Listener, E> {
+            text.trim()
+                .parse()
+                .map(Listener)
+                .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+
+    let listeners = Vec::<Listener>::deserialize(from)?;
+    Ok(listeners.into_iter().map(|Listener(address)| address).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_read_as_people_write_them() {
+        for (text, millis) in
+            [("30s", 30_000), ("1h 30m", 5_400_000), ("1h30m", 5_400_000), ("500ms", 500)]
+        {
+            assert_eq!(text.parse(), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "30", "-5s", "soon", "30 parsecs"] {
+            assert!(text.parse::<Duration>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        for (text, bytes) in [("4KiB", 4096), ("4 KiB", 4096), ("128", 128), ("16MiB", 16 << 20)] {
+            assert_eq!(text.parse(), Ok(Size::from_bytes(bytes)), "{text}");
+        }
+        for text in ["", "-1", "much", "4 KiB or so"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_shows_only_whether_it_is_set() {
+        assert_eq!(format!("{:?}", Secret::new("swordfish")), "\"***\"");
+        assert_eq!(format!("{:?}", Secret::default()), "\"\"");
+    }
+
+    proptest! {
+        #[test]
+        fn a_duration_survives_its_own_display(millis in 0..=u64::from(u32::MAX)) {
+            let duration = Duration::from_millis(millis);
+            prop_assert_eq!(duration.to_string().parse(), Ok(duration));
+        }
+
+        #[test]
+        fn a_size_survives_its_own_display(bytes in 0..1_u64 << 50, shift in 0..3_u32) {
+            let size = Size::from_bytes((bytes >> 30) << (10 * shift));
+            prop_assert_eq!(size.to_string().parse(), Ok(size));
+            let odd = Size::from_bytes(bytes);
+            prop_assert_eq!(odd.to_string().parse(), Ok(odd));
+        }
     }
 }

@@ -1,0 +1,180 @@
+//! The layers, weakest first, and what comes of them: a configuration with the origin of each
+//! value, or everything that is wrong at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+};
+
+use figment::{Figment, providers::Serialized};
+
+use super::{
+    Config,
+    command_line::Overrides,
+    environment,
+    hbbr::HbbrNames,
+    problem::{Origin, Problem, Problems},
+    rules::{Broken, Rules},
+    schema::Schema,
+    setting::{Reading, Setting},
+    toml_file,
+};
+
+/// Everything that a configuration is read from. The process is not looked at behind its back,
+/// so tests and `check` can say what it is.
+pub struct Sources {
+    /// The TOML file that was asked for: it must exist.
+    pub file: Option<PathBuf>,
+    /// Where `.env` is read, and `config.toml` if no file was asked for.
+    pub working_dir: PathBuf,
+    /// The environment's names and values.
+    pub env: Vec<(String, String)>,
+    /// The command line.
+    pub overrides: Overrides,
+}
+
+impl Sources {
+    /// The environment and the working directory of this process.
+    pub fn from_process(file: Option<PathBuf>, overrides: Overrides) -> Self {
+        let env = std::env::vars_os().map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        });
+        Self { file, working_dir: PathBuf::from("."), env: env.collect(), overrides }
+    }
+}
+
+/// Without the environment, which holds secrets under names of its own.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .field("working_dir", &self.working_dir)
+            .field("overrides", &self.overrides)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A configuration to run with.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// What the operator should know, though it stops nothing.
+    pub warnings: Vec<String>,
+    /// Where each value comes from.
+    pub origins: Origins,
+}
+
+/// Where each value comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(BTreeMap<String, Origin>);
+
+impl Origins {
+    /// The origin of a key such as `pairing.timeout`.
+    pub fn of(&self, key: &str) -> &Origin {
+        self.0.get(key).unwrap_or(&Origin::Default)
+    }
+}
+
+/// Reads every source, and lays the stronger over the weaker: the command line over `RELAY__`
+/// variables over hbbr's names in `.env` over these in the environment over the TOML file over
+/// the defaults. A wrong value is a problem even where a stronger one hides it.
+pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    let schema = Schema::new();
+    let mut stack = Stack::default();
+    stack.add(toml_file::read(sources.file.as_deref(), &sources.working_dir, &schema));
+    let hbbr = HbbrNames::read(&sources.env, &sources.working_dir);
+    let hbbr_bind = hbbr.bind_address();
+    stack.add(hbbr.settings(&stack.listeners()));
+    stack.add(environment::read(&sources.env, &schema));
+    stack.add(sources.overrides.settings(&stack.listeners(), hbbr_bind));
+    stack.finish()
+}
+
+/// The settings so far, weakest first.
+#[derive(Default)]
+struct Stack {
+    settings: Vec<Setting>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl Stack {
+    fn add(&mut self, reading: Reading) {
+        self.problems.extend(reading.problems);
+        self.warnings.extend(reading.warnings);
+        for setting in reading.settings {
+            match Schema::check(&setting) {
+                Ok(()) => self.settings.push(setting),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+    }
+
+    fn figment(&self) -> Figment {
+        let defaults = Figment::from(Serialized::defaults(Config::default()));
+        self.settings.iter().fold(defaults, Figment::merge)
+    }
+
+    /// The listeners so far, for the flag or name that only moves them to another address.
+    fn listeners(&self) -> Vec<SocketAddr> {
+        self.figment().extract::<Config>().map(|config| config.listen).unwrap_or_default()
+    }
+
+    fn finish(mut self) -> Result<Loaded, Problems> {
+        let origins = self.settings.iter().map(|set| (set.key.clone(), set.origin.clone()));
+        let origins = Origins(origins.collect());
+        let config = self.figment().extract::<Config>().unwrap_or_else(|error| {
+            // Each setting was tried alone, so this would be a fault of ours.
+            self.problems.push(Problem::at(
+                "configuration",
+                error.path.join("."),
+                error.to_string(),
+            ));
+            Config::default()
+        });
+        self.apply_rules(&config, &origins);
+        if !self.problems.is_empty() {
+            return Err(Problems(self.problems));
+        }
+        self.warn_of_opening(&config, &origins);
+        Ok(Loaded { config, warnings: self.warnings, origins })
+    }
+
+    /// A rule about a key that could not be read is left out: it would judge the default.
+    fn apply_rules(&mut self, config: &Config, origins: &Origins) {
+        let unread: BTreeSet<_> = self.problems.iter().map(|problem| problem.key.clone()).collect();
+        let mut rules = Rules::default();
+        config.validate(&mut rules);
+        for Broken { keys, what } in rules.broken {
+            if keys.iter().any(|key| unread.contains(*key)) {
+                continue;
+            }
+            let mut places: Vec<_> = keys.iter().map(|key| origins.of(key).to_string()).collect();
+            places.dedup();
+            let key = keys.first().copied().unwrap_or_default();
+            self.problems.push(Problem::at(places.join(" and "), key, what));
+        }
+    }
+
+    /// An empty `RELAY__KEY`, as a compose file gives for a variable that is not set, opens a
+    /// relay whose file has a key.
+    fn warn_of_opening(&mut self, config: &Config, origins: &Origins) {
+        let is_key = |set: &&Setting| set.key == "key" || set.key == "key_file";
+        let is_set = |set: &&Setting| set.value.as_str().is_some_and(|text| !text.is_empty());
+        let hidden = self.settings.iter().filter(is_key).find(is_set);
+        if let Some(hidden) = hidden
+            && config.key.is_empty()
+            && config.key_file.as_os_str().is_empty()
+        {
+            self.warnings.push(format!(
+                "the relay is open to anyone: {} leaves {} empty, over {}",
+                origins.of(&hidden.key),
+                hidden.key,
+                hidden.origin
+            ));
+        }
+    }
+}

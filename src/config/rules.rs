@@ -1,0 +1,97 @@
+//! What a value must keep to beyond its type. The rules themselves stand with their sections, in
+//! `validate`; here is how they are written down and collected, so that all are reported at once.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::Duration;
+
+/// The longest timeout. A longer one is a slip, and the clock could not count to any.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A rule that does not hold.
+pub(super) struct Broken {
+    /// Every key that has a part in it; the first is the one to look at.
+    pub(super) keys: Vec<&'static str>,
+    pub(super) what: String,
+}
+
+/// The rules that do not hold.
+#[derive(Default)]
+pub(super) struct Rules {
+    pub(super) broken: Vec<Broken>,
+}
+
+impl Rules {
+    pub(super) fn require(&mut self, holds: bool, keys: &[&'static str], what: impl Into<String>) {
+        if !holds {
+            self.broken.push(Broken { keys: keys.to_vec(), what: what.into() });
+        }
+    }
+
+    pub(super) fn between<T: PartialOrd + std::fmt::Display>(
+        &mut self,
+        key: &'static str,
+        found: T,
+        least: T,
+        most: T,
+    ) {
+        let what = format!("found {found}, expected {least} to {most}");
+        self.require(least <= found && found <= most, &[key], what);
+    }
+
+    pub(super) fn timeout(&mut self, key: &'static str, found: Duration) {
+        self.between(key, found, Duration::from_millis(1), LONGEST);
+    }
+
+    pub(super) fn wait_or_none(&mut self, key: &'static str, found: Duration) {
+        self.between(key, found, Duration::from_secs(0), LONGEST);
+    }
+
+    pub(super) fn at_least_one(&mut self, key: &'static str, found: usize) {
+        self.require(found >= 1, &[key], "found 0, expected 1 or more");
+    }
+
+    /// No two of one list may want the same port of the same address.
+    pub(super) fn apart(&mut self, key: &'static str, listeners: &[SocketAddr]) {
+        for (n, one) in listeners.iter().enumerate() {
+            for other in listeners.iter().skip(n + 1).filter(|other| collide(*one, **other)) {
+                self.require(false, &[key], collision(*one, *other));
+            }
+        }
+    }
+
+    /// Nor may one of each of two lists.
+    pub(super) fn apart_from(
+        &mut self,
+        (key, listeners): (&'static str, &[SocketAddr]),
+        (other_key, others): (&'static str, &[SocketAddr]),
+    ) {
+        for one in listeners {
+            for other in others.iter().filter(|other| collide(*one, **other)) {
+                let what = format!("{}, which is in {other_key}", collision(*one, *other));
+                self.require(false, &[key, other_key], what);
+            }
+        }
+    }
+}
+
+fn collision(one: SocketAddr, other: SocketAddr) -> String {
+    if one == other {
+        format!("{one} is there twice: leave one out")
+    } else {
+        format!("{one} takes the port of {other}: give it another port or leave one out")
+    }
+}
+
+/// Whether both cannot be bound. Port 0 is a new port each time; `[::]` takes IPv4 as well.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |ip: IpAddr, other: IpAddr| match ip {
+        IpAddr::V6(ip) => ip.is_unspecified(),
+        IpAddr::V4(ip) => ip.is_unspecified() && other.to_canonical().is_ipv4(),
+    };
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip().to_canonical() == other.ip().to_canonical()
+            || covers(one.ip(), other.ip())
+            || covers(other.ip(), one.ip()))
+}

@@ -1,0 +1,596 @@
+//! How the configuration is read: which source beats which, what is said of a mistake, and that
+//! no secret is ever shown. Nothing here touches the environment of the process.
+
+use std::{collections::BTreeSet, fs, net::SocketAddr, path::PathBuf};
+
+use figment::{
+    providers::{Format, Toml},
+    value::{Dict, Value},
+};
+use mini_rust_desk_relay_server::config::{
+    Config, Duration, Loaded, LogFormat, Origin, Overrides, Problems, Secret, Size, Sources, load,
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+/// A working directory with what lies in it, an environment and a command line.
+struct Scene {
+    dir: TempDir,
+    sources: Sources,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let working_dir = dir.path().to_owned();
+        let overrides = Overrides::default();
+        Self { dir, sources: Sources { file: None, working_dir, env: Vec::new(), overrides } }
+    }
+
+    fn with(self, name: &str, text: &str) -> Self {
+        fs::write(self.dir.path().join(name), text).expect("a file of the scene");
+        self
+    }
+
+    fn toml(self, text: &str) -> Self {
+        self.with("config.toml", text)
+    }
+
+    fn dotenv(self, text: &str) -> Self {
+        self.with(".env", text)
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.sources.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn cli(mut self, overrides: Overrides) -> Self {
+        self.sources.overrides = overrides;
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, Problems> {
+        load(&self.sources)
+    }
+
+    fn loaded(&self) -> Loaded {
+        self.load().unwrap_or_else(|problems| panic!("no problems, not these:\n{problems}"))
+    }
+
+    fn problems(&self) -> String {
+        match self.load() {
+            Ok(loaded) => panic!("problems, not:\n{}", loaded.describe()),
+            Err(problems) => problems.to_string(),
+        }
+    }
+}
+
+fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+    texts.iter().map(|text| text.parse().expect("an address of a test")).collect()
+}
+
+#[track_caller]
+fn assert_says(report: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(report.contains(part), "{part:?} is missing in:\n{report}");
+    }
+}
+
+// --- defaults and the file that ships ---
+
+#[test]
+fn nothing_at_all_gives_the_defaults() {
+    let loaded = Scene::new().loaded();
+    assert_eq!(loaded.config, Config::default());
+    assert!(loaded.warnings.is_empty());
+    assert_eq!(*loaded.origins.of("pairing.timeout"), Origin::Default);
+}
+
+#[test]
+fn the_file_that_ships_holds_every_key_with_its_default() {
+    let text = include_str!("../config.toml");
+    let file = Toml::from_str::<Value>(text).expect("valid TOML");
+    let defaults = Value::serialize(Config::default()).expect("the defaults");
+    assert_eq!(keys(&file), keys(&defaults));
+    // Without layers: each key has to be there for this.
+    assert_eq!(Toml::from_str::<Config>(text).expect("a whole config"), Config::default());
+    assert_eq!(Scene::new().toml(text).loaded().config, Config::default());
+}
+
+fn keys(tree: &Value) -> BTreeSet<String> {
+    let top: &Dict = tree.as_dict().expect("a table");
+    let under = |(name, value): (&String, &Value)| match value.as_dict() {
+        Some(section) => section.keys().map(|key| format!("{name}.{key}")).collect(),
+        None => vec![name.clone()],
+    };
+    top.iter().flat_map(under).collect()
+}
+
+#[test]
+fn every_key_that_ships_is_explained() {
+    let lines: Vec<_> = include_str!("../config.toml").lines().collect();
+    for pair in lines.windows(2).filter(|pair| pair[1].contains(" = ")) {
+        assert!(pair[0].starts_with("# ") || pair[1].starts_with('#'), "{}", pair[1]);
+    }
+}
+
+// --- which source beats which ---
+
+#[test]
+fn each_source_beats_the_weaker_ones() {
+    let file = Scene::new().toml("key = 'file'");
+    assert_eq!(file.loaded().config.key.expose(), "file");
+    let hbbr_env = file.env("KEY", "hbbr-env");
+    assert_eq!(hbbr_env.loaded().config.key.expose(), "hbbr-env");
+    let dotenv = hbbr_env.dotenv("KEY=dotenv");
+    assert_eq!(dotenv.loaded().config.key.expose(), "dotenv");
+    let env = dotenv.env("RELAY__KEY", "env");
+    assert_eq!(env.loaded().config.key.expose(), "env");
+    let cli = env.cli(Overrides { key: Some(Secret::new("cli")), ..Overrides::default() });
+    assert_eq!(cli.loaded().config.key.expose(), "cli");
+}
+
+#[test]
+fn sections_are_merged_key_by_key() {
+    let scene = Scene::new()
+        .toml("[pairing]\ntimeout = '40s'\nmax_waiting = 7\n[log]\nformat = 'json'")
+        .env("RELAY__PAIRING__TIMEOUT", "50s");
+    let config = scene.loaded().config;
+    assert_eq!(config.pairing.timeout, Duration::from_secs(50));
+    assert_eq!(config.pairing.max_waiting, 7);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.level, "info");
+}
+
+#[test]
+fn the_environment_reaches_every_kind_of_key() {
+    let config = Scene::new()
+        .env("RELAY__LISTEN", "0.0.0.0:1, [::1]:2")
+        .env("relay__admin__listen", "[\"[::]:3\"]")
+        .env("RELAY__FRONT_DOOR__MAX_CONNECTIONS", " 12 ")
+        .env("RELAY__FRONT_DOOR__MAX_FIRST_FRAME", "8 KiB")
+        .env("RELAY__KEY_FILE", "/run/secrets/key")
+        .env("RELAY__LOG__FORMAT", "json")
+        .loaded()
+        .config;
+    assert_eq!(config.listen, addresses(&["0.0.0.0:1", "[::1]:2"]));
+    assert_eq!(config.admin.listen, addresses(&["[::]:3"]));
+    assert_eq!(config.front_door.max_connections, 12);
+    assert_eq!(config.front_door.max_first_frame, Size::from_kib(8));
+    assert_eq!(config.key_file, PathBuf::from("/run/secrets/key"));
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn a_list_may_open_with_the_bracket_of_an_address() {
+    let scene = Scene::new().env("RELAY__LISTEN", "[::]:21117,[::]:21119");
+    assert_eq!(scene.loaded().config.listen, Config::default().listen);
+    let one = Scene::new().env("RELAY__LISTEN", "[::1]:5");
+    assert_eq!(one.loaded().config.listen, addresses(&["[::1]:5"]));
+}
+
+#[test]
+fn a_key_of_digits_stays_as_it_is_written() {
+    for (name, digits) in [("RELAY__KEY", "0012345"), ("KEY", "0012345"), ("RELAY__KEY", "1e3")] {
+        assert_eq!(Scene::new().env(name, digits).loaded().config.key.expose(), digits);
+    }
+    assert_eq!(Scene::new().dotenv("KEY=007").loaded().config.key.expose(), "007");
+    assert_eq!(Scene::new().env("RELAY__KEY", "true").loaded().config.key.expose(), "true");
+}
+
+#[test]
+fn an_explicit_file_stands_instead_of_the_usual_one() {
+    let mut scene = Scene::new().toml("key = 'usual'").with("other.toml", "log.level = 'debug'");
+    scene.sources.file = Some(PathBuf::from("other.toml"));
+    let config = scene.loaded().config;
+    assert!(config.key.is_empty());
+    assert_eq!(config.log.level, "debug");
+}
+
+#[test]
+fn a_file_further_up_is_not_looked_for() {
+    let mut scene = Scene::new().toml("key = 'above'").dotenv("KEY=above");
+    scene.sources.working_dir = scene.dir.path().join("below");
+    fs::create_dir(&scene.sources.working_dir).unwrap();
+    assert_eq!(scene.loaded().config, Config::default());
+}
+
+// --- hbbr's own names ---
+
+#[test]
+fn hbbrs_port_is_the_one_before() {
+    let config = Scene::new().dotenv("PORT=21116").loaded().config;
+    assert_eq!(config.listen, Config::default().listen);
+    let config = Scene::new().env("PORT", "100").env("BIND", "127.0.0.1").loaded().config;
+    assert_eq!(config.listen, addresses(&["127.0.0.1:101", "127.0.0.1:103"]));
+}
+
+#[test]
+fn hbbrs_bind_alone_moves_the_ports_that_are_configured() {
+    let config = Scene::new().dotenv("BIND=10.0.0.1").loaded().config;
+    assert_eq!(config.listen, addresses(&["10.0.0.1:21117", "10.0.0.1:21119"]));
+    let scene = Scene::new().toml("listen = ['[::]:7', '127.0.0.1:8']").env("BIND", "10.0.0.1");
+    assert_eq!(scene.loaded().config.listen, addresses(&["10.0.0.1:7", "10.0.0.1:8"]));
+}
+
+#[test]
+fn hbbrs_names_ignore_case_and_dashes() {
+    let scene = Scene::new().dotenv(" export Key = \"k\" \nlimit-speed=32\n[x]\nport=1\n");
+    let loaded = scene.env("Bind", "::1").loaded();
+    assert_eq!(loaded.config.key.expose(), "k");
+    assert_eq!(loaded.config.listen, addresses(&["[::1]:21117", "[::1]:21119"]));
+    let warnings = loaded.warnings.join("\n");
+    assert_says(&warnings, &["limit-speed in .env is not applied", "port in .env is not read"]);
+}
+
+#[test]
+fn hbbrs_bandwidths_are_known_and_not_applied() {
+    let scene = Scene::new().dotenv("TOTAL_BANDWIDTH=1024\nSINGLE-BANDWIDTH=1\nALWAYS_USE_RELAY=Y");
+    let scene = scene.env("DOWNGRADE_THRESHOLD", "0.5").env("DOWNGRADE_START_CHECK", "1");
+    let mut warnings = scene.loaded().warnings;
+    warnings.sort();
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    assert_eq!(
+        warnings[3],
+        "TOTAL_BANDWIDTH in .env is not applied: this relay has no bandwidth limits yet"
+    );
+    assert!(warnings[0].starts_with("DOWNGRADE_START_CHECK in the environment is not applied"));
+}
+
+#[test]
+fn an_empty_or_zero_name_of_hbbrs_is_no_value() {
+    let scene = Scene::new().toml("key = 'file'").env("KEY", "env").dotenv("KEY=\nPORT=0\nBIND=''");
+    let config = scene.loaded().config;
+    assert_eq!(config.key.expose(), "env");
+    assert_eq!(config.listen, Config::default().listen);
+}
+
+#[test]
+fn wrong_names_of_hbbrs_are_problems_with_their_line() {
+    let scene = Scene::new().dotenv("# hbbr\nPORT=tcp://10.0.0.1:80\nBIND=eth0\nnonsense\n");
+    let report = scene.problems();
+    assert_says(
+        &report,
+        &[
+            ".env line 2, PORT: listen: found \"tcp://10.0.0.1:80\", expected a port number",
+            "enableServiceLinks: false",
+            ".env line 3, BIND: listen: found \"eth0\", expected an IP address",
+            ".env line 4: expected NAME=VALUE",
+        ],
+    );
+    assert_eq!(report.lines().count(), 3);
+    for port in ["65533", "-1", "many", "70000"] {
+        let report = Scene::new().env("PORT", port).problems();
+        assert_says(&report, &["the environment, PORT", port]);
+    }
+    Scene::new().env("PORT", "65532").loaded();
+}
+
+#[test]
+fn relay_variables_in_dotenv_do_not_pass_silently() {
+    let loaded = Scene::new().dotenv("RELAY__KEY=k").loaded();
+    assert!(loaded.config.key.is_empty());
+    assert_says(&loaded.warnings.join("\n"), &["RELAY__KEY in .env is not read"]);
+}
+
+// --- the command line ---
+
+#[test]
+fn the_port_of_the_command_line_is_the_port_itself() {
+    let listen = |port, bind: Option<&str>| {
+        let bind = bind.map(|ip| ip.parse().expect("an address"));
+        let overrides = Overrides { port: Some(port), bind, ..Overrides::default() };
+        Scene::new().toml("listen = ['[::1]:5']").cli(overrides).loaded().config.listen
+    };
+    assert_eq!(listen(300, None), addresses(&["[::]:300", "[::]:302"]));
+    assert_eq!(listen(300, Some("127.0.0.1")), addresses(&["127.0.0.1:300", "127.0.0.1:302"]));
+    assert_eq!(listen(0, None), addresses(&["[::]:0", "[::]:0"]));
+}
+
+#[test]
+fn the_bind_of_the_command_line_moves_the_ports_below() {
+    let bind = Some("127.0.0.1".parse().unwrap());
+    let scene = Scene::new().cli(Overrides { bind, ..Overrides::default() });
+    assert_eq!(scene.loaded().config.listen, addresses(&["127.0.0.1:21117", "127.0.0.1:21119"]));
+    let scene = scene.env("RELAY__LISTEN", "[::]:9");
+    assert_eq!(scene.loaded().config.listen, addresses(&["127.0.0.1:9"]));
+}
+
+#[test]
+fn hbbrs_bind_goes_with_the_port_of_the_command_line() {
+    let overrides = Overrides { port: Some(300), ..Overrides::default() };
+    let scene = Scene::new().dotenv("BIND=127.0.0.1").cli(overrides);
+    assert_eq!(scene.loaded().config.listen, addresses(&["127.0.0.1:300", "127.0.0.1:302"]));
+}
+
+#[test]
+fn listeners_that_contradict_each_other_are_a_problem() {
+    let listen = Some(addresses(&["[::]:1"]));
+    let overrides = Overrides { listen, port: Some(2), ..Overrides::default() };
+    assert_says(&Scene::new().cli(overrides).problems(), &["--listen", "leave --port and --bind"]);
+    let overrides = Overrides { port: Some(65_534), ..Overrides::default() };
+    assert_says(&Scene::new().cli(overrides).problems(), &["--port", "found 65534", "65533"]);
+}
+
+#[test]
+fn every_flag_arrives() {
+    let overrides = Overrides {
+        listen: Some(addresses(&["0.0.0.0:4"])),
+        key_file: Some(PathBuf::from("k")),
+        admin_listen: Some(addresses(&["[::1]:5"])),
+        log_level: Some("debug".to_owned()),
+        log_format: Some(LogFormat::Json),
+        drain_timeout: Some(Duration::from_secs(0)),
+        ..Overrides::default()
+    };
+    let loaded = Scene::new().cli(overrides).loaded();
+    let config = &loaded.config;
+    assert_eq!(config.listen, addresses(&["0.0.0.0:4"]));
+    assert_eq!(config.key_file, PathBuf::from("k"));
+    assert_eq!(config.admin.listen, addresses(&["[::1]:5"]));
+    assert_eq!((config.log.level.as_str(), config.log.format), ("debug", LogFormat::Json));
+    assert_eq!(config.shutdown.drain_timeout, Duration::from_secs(0));
+    assert_eq!(*loaded.origins.of("log.level"), Origin::CommandLine("--log-level"));
+}
+
+// --- mistakes ---
+
+#[test]
+fn an_unknown_name_comes_with_the_one_that_was_meant() {
+    let report = Scene::new()
+        .toml(
+            "listne = []\ntimeout = '3s'\nwhatever = 1\n[pairing]\ntimout = '3s'\n\
+             idle_timeout = '1s'\nlisten = []\n[front-door]\nmax_connections = 1\n[zzz]\na = 1",
+        )
+        .env("RELAY__PAIRING__TIMEOUTS", "3s")
+        .env("RELAY__IDLE_TIMEOUT", "3s")
+        .env("RELAY__PAIRING", "3s")
+        .env("RELAY__", "3s")
+        .problems();
+    assert_says(
+        &report,
+        &[
+            "config.toml: listne: unknown key: did you mean listen?",
+            "config.toml: timeout: unknown here: it belongs in [pairing]",
+            "config.toml: whatever: unknown key: the keys here are key, key_file, listen",
+            "config.toml: pairing.timout: unknown key: did you mean pairing.timeout?",
+            "config.toml: pairing.idle_timeout: unknown here: it belongs in [relay]",
+            "config.toml: pairing.listen: unknown here: it belongs in [admin], or at the top",
+            "config.toml: front-door: unknown section: did you mean [front_door]?",
+            "config.toml: zzz: unknown section: the sections are [admin], [front_door]",
+            "RELAY__PAIRING__TIMEOUTS: pairing.timeouts: unknown key: did you mean RELAY__PAIRING__TIMEOUT?",
+            "RELAY__IDLE_TIMEOUT: idle_timeout: unknown key: did you mean RELAY__RELAY__IDLE_TIMEOUT?",
+            "RELAY__PAIRING: pairing: this is a section",
+            "the environment, RELAY__: ",
+        ],
+    );
+    assert_eq!(report.lines().count(), 12, "{report}");
+}
+
+#[test]
+fn a_variable_with_too_few_underscores_does_not_pass_silently() {
+    let scene = Scene::new().env("RELAY_KEY", "k").env("RELAY_PAIRING_TIMEOUT", "3s");
+    let scene = scene.env("RELAY_PORT_21117_TCP", "tcp://10.0.0.1:21117");
+    let warnings = scene.loaded().warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert_says(&warnings[0], &["RELAY_KEY in the environment is not read", "set by RELAY__KEY"]);
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_with_its_place() {
+    let report = Scene::new()
+        .toml(
+            "key = 12345\nlisten = ['localhost:1']\n[pairing]\ntimeout = 30\nmax_waiting = -1\n\
+             [log]\nformat = 'xml'\nlevel = 5\n[relay]\nkeepalive = 2024-01-01",
+        )
+        .env("RELAY__FRONT_DOOR__MAX_CONNECTIONS", "many")
+        .env("RELAY__SHUTDOWN__DRAIN_TIMEOUT", "soon")
+        .env("RELAY__RELAY__MAX_MESSAGE_SIZE", "huge")
+        .problems();
+    assert_says(
+        &report,
+        &[
+            "config.toml: key: found a number, expected text in quotes",
+            "listen: found \"localhost:1\", expected an IP address with its port in quotes",
+            "pairing.timeout: found the number 30, expected a duration in quotes such as \"30s\"",
+            "pairing.max_waiting: found the number -1, expected a whole number, 0 or more",
+            "log.format: found \"xml\", expected \"pretty\" or \"json\"",
+            "log.level: found the number 5, expected text in quotes",
+            "relay.keepalive: found a table or a date, expected a duration",
+            "RELAY__FRONT_DOOR__MAX_CONNECTIONS: front_door.max_connections: found \"many\", expected a whole number",
+            "RELAY__SHUTDOWN__DRAIN_TIMEOUT: shutdown.drain_timeout: found \"soon\", expected a duration",
+            "relay.max_message_size: found \"huge\", expected a size such as \"4KiB\"",
+        ],
+    );
+    assert_eq!(report.lines().count(), 10, "{report}");
+}
+
+#[test]
+fn a_section_and_a_key_are_not_taken_for_each_other() {
+    let report = Scene::new().toml("pairing = 5\n[log.level]\na = 1\n[[relay]]\n").problems();
+    assert_says(
+        &report,
+        &["pairing: this is a section", "log.level: found a table", "relay: this is a section"],
+    );
+    let report = Scene::new().toml("'pairing.timeout' = '3s'").problems();
+    assert_says(&report, &["unknown key: did you mean pairing.timeout?"]);
+}
+
+#[test]
+fn a_slip_in_the_syntax_is_named_by_line_and_column() {
+    let report = Scene::new().toml("key = 'x'\n[pairing]\ntimeout = 30s\n").problems();
+    assert_says(&report, &["config.toml: no valid TOML, line 3, column 13: expected newline"]);
+    assert_eq!(report.lines().count(), 1, "{report}");
+}
+
+#[test]
+fn a_file_that_was_asked_for_must_be_readable() {
+    let mut scene = Scene::new();
+    scene.sources.file = Some(PathBuf::from("/nowhere/relay.toml"));
+    assert_says(&scene.problems(), &["/nowhere/relay.toml: ", "cannot be read", "No such file"]);
+    scene.sources.file = Some(scene.dir.path().to_owned());
+    assert_says(&scene.problems(), &["it is a folder"]);
+}
+
+#[test]
+fn a_folder_where_a_file_should_be_is_a_problem() {
+    for name in ["config.toml", ".env"] {
+        let scene = Scene::new();
+        fs::create_dir(scene.dir.path().join(name)).unwrap();
+        assert_says(&scene.problems(), &[name, "it is a folder"]);
+    }
+}
+
+#[test]
+fn values_that_no_relay_can_run_with_are_problems() {
+    let cases = [
+        ("listen = []", "listen: empty"),
+        ("listen = ['[::]:1', '[::]:1']", "[::]:1 is there twice"),
+        ("listen = ['[::]:1', '0.0.0.0:1']", "[::]:1 takes the port of 0.0.0.0:1"),
+        ("listen = ['[::]:1']\nadmin.listen = ['127.0.0.1:1']", "which is in listen"),
+        ("key = 'a'\nkey_file = 'b'", "key and key_file are both set"),
+        ("[admin]\ntoken = '0123456789abcdef'\ntoken_file = 'b'", "token_file are both set"),
+        ("[admin]\ntoken = '0123456789abcde'", "shorter than 16 characters"),
+        ("[front_door]\nfirst_frame_timeout = '0s'", "found 0s, expected 1ms to 8760h"),
+        ("[front_door]\nmax_first_frame = '127B'", "expected 128B to 64KiB"),
+        ("[front_door]\nmax_first_frame = '65KiB'", "expected 128B to 64KiB"),
+        ("[front_door]\nmax_connections = 0", "expected 1 or more"),
+        ("[pairing]\ntimeout = '0s'", "pairing.timeout: found 0s"),
+        ("[pairing]\nmax_waiting = 0", "expected 1 or more"),
+        ("[relay]\nidle_timeout = '0s'", "relay.idle_timeout"),
+        ("[relay]\nport_forward_idle_timeout = '0s'", "relay.port_forward_idle_timeout"),
+        ("[relay]\nwrite_timeout = '99999h'", "relay.write_timeout"),
+        ("[relay]\nkeepalive = '999ms'", "relay.keepalive"),
+        ("[relay]\nmax_message_size = '1GiB'", "expected 64KiB to 1073741823B"),
+        ("[relay]\nmax_message_size = '63KiB'", "relay.max_message_size"),
+        ("[log]\nlevel = 'inof'", "found \"inof\", expected error, warn"),
+        ("[log]\nlevel = ''", "log.level"),
+        ("[log]\nlevel = 'info,hyper=loud'", "log.level"),
+    ];
+    for (toml, said) in cases {
+        let report = Scene::new().toml(toml).problems();
+        assert_says(&report, &["config.toml", said]);
+        assert_eq!(report.lines().count(), 1, "{report}");
+    }
+}
+
+#[test]
+fn values_at_the_edge_are_fine() {
+    for toml in [
+        "listen = ['127.0.0.1:1', '127.0.0.2:1', '0.0.0.0:0', '0.0.0.0:0']",
+        "listen = ['[::]:0']\nadmin.listen = ['[::]:0']",
+        "listen = ['0.0.0.0:1', '[::1]:1']",
+        "[front_door]\nmax_first_frame = 128",
+        "[relay]\nmax_message_size = '1073741823B'",
+        "[admin]\ntoken = '0123456789abcdef'",
+        "[shutdown]\ndrain_timeout = '0s'",
+        "[log]\nlevel = 'warn,mini_rust_desk_relay_server=debug,[span]=trace'",
+        "[log]\nlevel = 'OFF'",
+    ] {
+        Scene::new().toml(toml).loaded();
+    }
+}
+
+#[test]
+fn a_rule_does_not_judge_the_default_of_what_could_not_be_read() {
+    let scene = Scene::new().toml("listen = ['x']\nadmin.listen = ['127.0.0.1:21117']");
+    assert_eq!(scene.problems().lines().count(), 1);
+}
+
+#[test]
+fn an_empty_variable_that_opens_the_relay_is_warned_of() {
+    let loaded = Scene::new().toml("key = 'k'").env("RELAY__KEY", "").loaded();
+    assert!(loaded.config.key.is_empty());
+    assert_says(&loaded.warnings.join("\n"), &["open to anyone", "RELAY__KEY", "config.toml"]);
+}
+
+// --- secrets ---
+
+#[test]
+fn no_secret_is_shown_where_all_is_well() {
+    let scene = Scene::new()
+        .toml("[admin]\ntoken = 'swordfish-swordfish'")
+        .env("RELAY__KEY", "swordfish")
+        .cli(Overrides { key: Some(Secret::new("swordfish-cli")), ..Overrides::default() });
+    let loaded = scene.loaded();
+    for text in [loaded.describe(), format!("{loaded:?}"), format!("{:?}", scene.sources)] {
+        assert!(!text.contains("swordfish"), "{text}");
+    }
+    assert_says(&loaded.describe(), &["key = \"***\" # from the command line, --key"]);
+}
+
+#[test]
+fn no_secret_is_shown_where_something_is_wrong() {
+    for toml in [
+        "key = 5318008",
+        "key = [5318008]",
+        "key = { a = 5318008 }",
+        "key = 5318008.5",
+        "admin.token = 5318008",
+        "admin.token = '5318008'",
+        "keys = '5318008'",
+        "key = '5318008",
+        "key = \"5318008\\q\"",
+        "key = a5318008",
+        "key = 5318008x",
+        "key = 05318008",
+        "key '5318008'",
+        "key = '5318008' '",
+        "key = 'a'\nkey = '5318008'",
+        "key = '5318008'\nkey_file = 'b'",
+        "admin.token = '5318008'\nadmin.token_file = 'b'",
+    ] {
+        let scene = Scene::new().toml(toml).dotenv("KEY 5318008\nKEY 5318008=\n5318008");
+        let problems = scene.load().expect_err(toml);
+        for text in [problems.to_string(), format!("{problems:?}")] {
+            assert!(!text.contains("5318008"), "{toml}: {text}");
+        }
+    }
+    let scene = Scene::new().env("RELAY__KYE", "5318008").env("RELAY__ADMIN__TOKEN", "5318008");
+    assert!(!scene.problems().contains("5318008"));
+}
+
+proptest! {
+    #[test]
+    fn no_slip_of_the_finger_shows_a_secret(at in 0..40_usize, slip in "[\\[\\]{}=\"'\\\\.,#a\n ]{1,3}") {
+        let mut text = "key = 'swordfish'\nadmin.token = \"swordfish-swordfish\"\n".to_owned();
+        // Not inside the secret: its halves would not be found, and prove nothing.
+        prop_assume!(!text[..at].ends_with(|c: char| "swordfish".contains(c)));
+        text.insert_str(at, &slip);
+        if let Err(problems) = Scene::new().toml(&text).load() {
+            prop_assert!(!problems.to_string().contains("swordfish"), "{text}\n{problems}");
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_loader_panic(toml in "\\PC{0,60}", dotenv in "\\PC{0,60}", value in "\\PC{0,20}") {
+        let scene = Scene::new().toml(&toml).dotenv(&dotenv);
+        let names = ["PORT", "BIND", "RELAY__LISTEN", "RELAY__LOG__LEVEL", "RELAY__PAIRING__TIMEOUT"];
+        let _ = names.into_iter().fold(scene, |scene, name| scene.env(name, &value)).load();
+    }
+}
+
+// --- what is in force ---
+
+#[test]
+fn what_is_in_force_is_described_with_its_origin() {
+    let scene = Scene::new()
+        .toml("listen = ['0.0.0.0:5']\n[log]\nlevel = 'info,a[{b=\"c\\\\\"}]=warn'")
+        .dotenv("\nKEY=k")
+        .env("RELAY__PAIRING__TIMEOUT", "1h 30m");
+    let loaded = scene.loaded();
+    let text = loaded.describe();
+    assert_says(
+        &text,
+        &[
+            "listen = [\"0.0.0.0:5\"] # from config.toml\n",
+            "key = \"***\" # from .env line 2, KEY\n",
+            "\n[pairing]\nmax_waiting = 10000 # default\n",
+            "from the environment, RELAY__PAIRING__TIMEOUT\n",
+        ],
+    );
+    let mut again = Scene::new().toml(&text).loaded().config;
+    again.key = Secret::new("k");
+    assert_eq!(again, loaded.config);
+}
