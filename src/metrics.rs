@@ -109,6 +109,7 @@ pub fn start() -> Result<(Metrics, Exposition), BuildError> {
     let process = Collector::default();
     let metrics = with_local_recorder(&recorder, || {
         process.describe();
+        build_info();
         Metrics::register()
     });
     Ok((metrics, Exposition { recorder, process }))
@@ -129,10 +130,6 @@ impl Exposition {
 
 impl Metrics {
     fn register() -> Self {
-        let version = [env!("CARGO_PKG_VERSION")];
-        gauges("relay_build_info", "version", &version, "1, with the running version as a label")
-            .get(version[0])
-            .set(1.0);
         let reasons: Vec<_> =
             REJECTIONS.into_iter().chain(KeyFault::ALL.map(KeyFault::label)).collect();
         let transports = [Transport::Tcp, Transport::WebSocket].map(Transport::label);
@@ -226,6 +223,13 @@ impl Metrics {
         self.received.get(from.label()).increment(bytes);
         self.sent.get(to.label()).increment(bytes);
     }
+}
+
+fn build_info() {
+    let version = [env!("CARGO_PKG_VERSION")];
+    gauges("relay_build_info", "version", &version, "1, with the running version as a label")
+        .get(version[0])
+        .set(1.0);
 }
 
 fn counter(name: &'static str, description: &'static str) -> Counter {

@@ -139,7 +139,8 @@ impl ConnectionLimit {
         self.open.load(Ordering::Relaxed)
     }
 
-    fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) -> Option<Connection> {
+    /// Counts a connection in, if there is room for it.
+    pub fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) -> Option<Connection> {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         // Counted first: `permit` gives its place back also when there was none.
         let before = self.open.fetch_add(1, Ordering::Relaxed);

@@ -57,8 +57,8 @@ struct Frames {
 struct Messages {
     /// Payload bytes that the current frame still lacks: only at 0 may another begin.
     remaining: usize,
-    pong: Option<ControlPayload>,
-    close: Option<ControlPayload>,
+    pong: Option<Box<ControlPayload>>,
+    close: Option<Box<ControlPayload>>,
     closed: bool,
 }
 
@@ -108,14 +108,14 @@ impl Translator {
     /// Asks for a Pong to go out at the next frame boundary; a later one takes its place.
     pub(super) fn pong(&mut self, payload: ControlPayload) {
         if let Sink::WebSocket(messages) = &mut self.sink {
-            messages.pong = Some(payload);
+            messages.pong = Some(Box::new(payload));
         }
     }
 
     /// Asks for a Close to go out, the first asked for.
     pub(super) fn close(&mut self, payload: ControlPayload) {
         if let Sink::WebSocket(messages) = &mut self.sink {
-            messages.close.get_or_insert(payload);
+            messages.close.get_or_insert_with(|| Box::new(payload));
         }
     }
 

@@ -1,0 +1,83 @@
+//! The layer that checks a leg's key.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::{Either, Ready, ready};
+use tower::{Layer, Service};
+
+use super::request::{RelayError, RelayRequest};
+use crate::key::KeyRing;
+
+/// Wraps a service in [`RequireKey`].
+#[derive(Clone)]
+pub struct RequireKeyLayer {
+    ring: Arc<KeyRing>,
+}
+
+/// Refuses legs whose key is not on the ring.
+#[derive(Clone)]
+pub struct RequireKey<S> {
+    inner: S,
+    ring: Arc<KeyRing>,
+}
+
+impl RequireKeyLayer {
+    /// Checks against `ring`.
+    pub const fn new(ring: Arc<KeyRing>) -> Self {
+        Self { ring }
+    }
+}
+
+impl<S> Layer<S> for RequireKeyLayer {
+    type Service = RequireKey<S>;
+
+    fn layer(&self, inner: S) -> RequireKey<S> {
+        RequireKey { inner, ring: Arc::clone(&self.ring) }
+    }
+}
+
+impl<S> Service<RelayRequest> for RequireKey<S>
+where
+    S: Service<RelayRequest, Error = RelayError>,
+{
+    type Response = S::Response;
+    type Error = RelayError;
+    type Future = Either<Ready<Result<S::Response, RelayError>>, S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: RelayRequest) -> Self::Future {
+        // Taken out, and so wiped here: no later layer has a use for it.
+        let sent = std::mem::take(&mut request.hello.licence_key);
+        match self.ring.verify(&sent) {
+            Ok(()) => Either::Right(self.inner.call(request)),
+            Err(fault) => Either::Left(ready(Err(RelayError::Key(fault)))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+
+    use super::*;
+    use crate::{key::KeyFault, relay::tests::request};
+
+    #[tokio::test]
+    async fn the_right_key_goes_on_without_the_key_and_a_wrong_one_does_not() {
+        let ring = KeyRing::from_setting("right", std::path::Path::new(".")).unwrap();
+        let service = ServiceBuilder::new().layer(RequireKeyLayer::new(Arc::new(ring))).service(
+            service_fn(async |request: RelayRequest| Ok(request.hello.licence_key.to_string())),
+        );
+        let (right, _client) = request("uuid", "right").await;
+        assert_eq!(service.clone().oneshot(right).await.unwrap(), "");
+        let (wrong, _client) = request("uuid", "RIGHT").await;
+        let refusal = service.oneshot(wrong).await.unwrap_err();
+        assert!(matches!(refusal, RelayError::Key(KeyFault::Case)));
+    }
+}

@@ -1,0 +1,307 @@
+//! The waiting room and the pairing service: two legs that name one uuid meet, in one step.
+//!
+//! A leg that waits is a plain socket in a map: no task, no timer. A sweep drops those that hung
+//! up or whose time is over; a leg that finds its peer dead waits in its place.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    future::{Ready, ready},
+    hash::BuildHasher as _,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::request::{Match, Paired, RelayError, RelayRequest};
+use crate::{
+    config::PairingConfig,
+    metrics::Metrics,
+    net::leg::{Leg, ParkedLeg, gone},
+    wire::{
+        Transport,
+        rendezvous::{ConnType, RelayUuid, Text},
+    },
+};
+
+/// So that a sweep of one part does not hold up the others.
+const SHARDS: usize = 16;
+
+/// A leg that hung up is gone within a second: two sweeps.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// The legs that wait for their peers.
+pub struct WaitingRoom {
+    // Held for map operations and calls to the kernel that do not block; never across an await.
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    waiting: AtomicUsize,
+    closed: AtomicBool,
+    limits: PairingConfig,
+    metrics: Arc<Metrics>,
+}
+
+type Shard = HashMap<RelayUuid, Waiting>;
+
+/// A leg in the room.
+struct Waiting {
+    leg: ParkedLeg,
+    target: Option<Text>,
+    conn_type: ConnType,
+    since: Instant,
+    _ticket: Ticket,
+}
+
+/// A leg's place in the room; given back when dropped.
+struct Ticket(Arc<WaitingRoom>);
+
+/// What the admin API tells of a leg that waits.
+#[derive(Debug, Clone)]
+pub struct WaitingLeg {
+    /// The name that its peer must give.
+    pub uuid: RelayUuid,
+    /// Whence it came.
+    pub address: SocketAddr,
+    /// How its messages travel.
+    pub transport: Transport,
+    /// The machine that it claims to reach.
+    pub target: Option<Text>,
+    /// What the session is for.
+    pub conn_type: ConnType,
+    /// How long it has waited.
+    pub age: Duration,
+    /// How long it may still wait.
+    pub remaining: Duration,
+}
+
+/// The service at the stack's core.
+#[derive(Clone)]
+pub struct Pairing {
+    room: Arc<WaitingRoom>,
+}
+
+impl Pairing {
+    /// Pairs in `room`.
+    pub const fn new(room: Arc<WaitingRoom>) -> Self {
+        Self { room }
+    }
+}
+
+impl Service<RelayRequest> for Pairing {
+    type Response = Match;
+    type Error = RelayError;
+    type Future = Ready<Result<Match, RelayError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: RelayRequest) -> Self::Future {
+        ready(self.room.arrive(request))
+    }
+}
+
+impl WaitingRoom {
+    /// An empty room.
+    pub fn new(limits: PairingConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            waiting: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            limits,
+            metrics,
+        })
+    }
+
+    /// Matches a leg with the one that waits for it, or lets it wait.
+    fn arrive(self: &Arc<Self>, request: RelayRequest) -> Result<Match, RelayError> {
+        let uuid = request.hello.uuid.clone();
+        loop {
+            let mut shard = self.shard(&uuid);
+            let Some(first) = shard.remove(&uuid) else {
+                return self.park(shard, request);
+            };
+            // Not under the lock: another leg of this uuid may come in between, and is then met
+            // by the next turn of the loop.
+            drop(shard);
+            if !first.leg.is_alive() {
+                self.left(&uuid, first, "hung_up");
+                continue;
+            }
+            return pair(uuid, first, request);
+        }
+    }
+
+    fn park(
+        self: &Arc<Self>,
+        mut shard: MutexGuard<'_, Shard>,
+        request: RelayRequest,
+    ) -> Result<Match, RelayError> {
+        // Under the shard's lock, which `close` takes after it has set this.
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(RelayError::Draining);
+        }
+        let ticket = self.ticket().ok_or(RelayError::WaitingRoomFull)?;
+        let RelayRequest { hello, leg } = request;
+        let leg = leg.park()?;
+        let peer = leg.peer();
+        let waiting = Waiting {
+            leg,
+            target: hello.target,
+            conn_type: hello.conn_type,
+            since: Instant::now(),
+            _ticket: ticket,
+        };
+        shard.insert(hello.uuid.clone(), waiting);
+        drop(shard);
+        tracing::info!("New relay request {} from {peer}", hello.uuid);
+        Ok(Match::Parked)
+    }
+
+    /// Sweeps until `stop` is cancelled, then closes the room: nobody's peer can come any more.
+    pub async fn sweep_until(&self, stop: CancellationToken) {
+        let pace = SWEEP.min(self.limits.timeout.get() / 4).max(Duration::from_millis(1));
+        let mut ticks = tokio::time::interval(pace);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => self.sweep(),
+            }
+        }
+        self.close();
+    }
+
+    fn sweep(&self) {
+        if self.is_empty() {
+            return;
+        }
+        let timeout = self.limits.timeout.get();
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let gone = gone(shard.values().map(|waiting| &waiting.leg));
+            let hung_up: Vec<_> = shard
+                .keys()
+                .enumerate()
+                .filter(|(index, _)| gone.binary_search(index).is_ok())
+                .map(|(_, uuid)| uuid.clone())
+                .collect();
+            let mut left: Vec<_> = hung_up
+                .into_iter()
+                .filter_map(|uuid| shard.remove_entry(&uuid))
+                .map(|(uuid, waiting)| (uuid, waiting, "hung_up"))
+                .collect();
+            let late = shard.extract_if(|_, waiting| waiting.since.elapsed() >= timeout);
+            left.extend(late.map(|(uuid, waiting)| (uuid, waiting, "timeout")));
+            // A flood's room is given back.
+            if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
+                let len = shard.len();
+                shard.shrink_to(2 * len);
+            }
+            drop(shard);
+            for (uuid, waiting, reason) in left {
+                self.left(&uuid, waiting, reason);
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        for shard in &self.shards {
+            let left = std::mem::take(&mut *lock(shard));
+            for (uuid, waiting) in left {
+                self.left(&uuid, waiting, "draining");
+            }
+        }
+    }
+
+    /// Records, and drops, a leg whose peer did not come.
+    fn left(&self, uuid: &RelayUuid, waiting: Waiting, reason: &'static str) {
+        self.metrics.unpaired(reason);
+        let (peer, waited_ms) = (waiting.leg.peer(), waiting.since.elapsed().as_millis() as u64);
+        if reason == "hung_up" {
+            tracing::debug!(%uuid, waited_ms, reason, "Relay request from {peer} got no peer");
+        } else {
+            tracing::info!(%uuid, waited_ms, reason, "Relay request from {peer} got no peer");
+        }
+    }
+
+    /// How many legs wait.
+    pub fn len(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether no leg waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The legs that wait, in no order.
+    pub fn list(&self) -> Vec<WaitingLeg> {
+        let timeout = self.limits.timeout.get();
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            all.extend(lock(shard).iter().map(|(uuid, waiting)| {
+                let age = waiting.since.elapsed();
+                WaitingLeg {
+                    uuid: uuid.clone(),
+                    address: waiting.leg.peer(),
+                    transport: waiting.leg.transport(),
+                    target: waiting.target.clone(),
+                    conn_type: waiting.conn_type,
+                    age,
+                    remaining: timeout.saturating_sub(age),
+                }
+            }));
+        }
+        all
+    }
+
+    fn shard(&self, uuid: &RelayUuid) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[self.hasher.hash_one(uuid) as usize % SHARDS])
+    }
+
+    fn ticket(self: &Arc<Self>) -> Option<Ticket> {
+        // Counted first: the ticket gives its place back also when there was none.
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.metrics.waiting.increment(1.0);
+        let ticket = Ticket(Arc::clone(self));
+        (before < self.limits.max_waiting).then_some(ticket)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.waiting.decrement(1.0);
+    }
+}
+
+fn pair(uuid: RelayUuid, first: Waiting, second: RelayRequest) -> Result<Match, RelayError> {
+    let RelayRequest { hello, leg } = second;
+    let first_leg: Leg = first.leg.wake()?;
+    tracing::info!("Relayrequest {uuid} from {} got paired", leg.connection.peer);
+    Ok(Match::Paired(Box::new(Paired {
+        uuid,
+        target: first.target.or(hello.target),
+        conn_type: match first.conn_type {
+            ConnType::Default => hello.conn_type,
+            said => said,
+        },
+        legs: [first_leg, leg],
+        waited: first.since.elapsed(),
+    })))
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    // A map operation that panicked left the map as it was.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,107 @@
+//! The outermost layer: a span for every leg, and one record of every refusal.
+//!
+//! What is relayed is recorded by the registry's guard, what waits in vain by the waiting room.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use super::request::{Outcome, RelayError, RelayRequest};
+use crate::metrics::Metrics;
+
+/// Wraps a service in [`Record`].
+#[derive(Clone)]
+pub struct RecordLayer {
+    metrics: Arc<Metrics>,
+}
+
+/// Records what the service within refuses.
+#[derive(Clone)]
+pub struct Record<S> {
+    inner: S,
+    metrics: Arc<Metrics>,
+}
+
+impl RecordLayer {
+    /// Counts on `metrics`.
+    pub const fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics }
+    }
+}
+
+impl<S> Layer<S> for RecordLayer {
+    type Service = Record<S>;
+
+    fn layer(&self, inner: S) -> Record<S> {
+        Record { inner, metrics: Arc::clone(&self.metrics) }
+    }
+}
+
+impl<S> Service<RelayRequest> for Record<S>
+where
+    S: Service<RelayRequest, Response = Outcome, Error = RelayError>,
+    S::Future: Send + 'static,
+{
+    type Response = Outcome;
+    type Error = RelayError;
+    type Future = Pin<Box<dyn Future<Output = Result<Outcome, RelayError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: RelayRequest) -> Self::Future {
+        let peer = request.peer();
+        let span = tracing::info_span!("leg", uuid = %request.hello.uuid, %peer);
+        let relayed = span.in_scope(|| self.inner.call(request));
+        let metrics = Arc::clone(&self.metrics);
+        let recorded = async move {
+            relayed.await.inspect_err(|refusal| {
+                metrics.reject(refusal.label());
+                record(refusal, peer);
+            })
+        };
+        Box::pin(recorded.instrument(span))
+    }
+}
+
+fn record(refusal: &RelayError, peer: std::net::SocketAddr) {
+    match refusal {
+        // fail2ban filters of the ecosystem read this sentence.
+        RelayError::Key(fault) => {
+            tracing::warn!(reason = %fault, "Relay authentication failed from {peer} - invalid key");
+        }
+        RelayError::WaitingRoomFull => {
+            tracing::warn!(
+                "refused {peer}: {refusal}; raise pairing.max_waiting if this is no flood"
+            );
+        }
+        RelayError::Draining => tracing::debug!("refused {peer}: {refusal}"),
+        RelayError::Io(error) => tracing::debug!(%error, "lost {peer}: {refusal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::{ServiceBuilder, ServiceExt as _, service_fn};
+
+    use super::*;
+    use crate::{key::KeyFault, metrics, relay::tests::request};
+
+    #[tokio::test]
+    async fn a_refusal_is_counted_once_by_its_reason() {
+        let (metrics, exposition) = metrics::start().unwrap();
+        let service = ServiceBuilder::new()
+            .layer(RecordLayer::new(Arc::new(metrics)))
+            .service(service_fn(async |_| Err(RelayError::Key(KeyFault::Case))));
+        let (request, _client) = request("uuid", "").await;
+        service.oneshot(request).await.unwrap_err();
+        let text = exposition.render();
+        assert!(text.contains("relay_rejected_total{reason=\"key_case\"} 1"), "{text}");
+    }
+}
