@@ -2,7 +2,11 @@
 //! cannot reach each other: it pairs the two connections that name one uuid and moves their bytes.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
+pub mod front_door;
+pub mod gateway;
+pub mod http;
 pub mod key;
 pub mod metrics;
 pub mod net;

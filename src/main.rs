@@ -1,4 +1,8 @@
 //! The `mini_rust_desk_relay_server` program.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mini_rust_desk_relay_server::cli::main()
+}

@@ -43,7 +43,8 @@ pub const ENDS: [&str; 9] = [
 ];
 
 /// What the first bytes of a connection turned out to be.
-pub const PROTOCOLS: [&str; 4] = ["relay", "http", "tls", "unknown"];
+/// (`none`: it closed without a byte, as hbbs does to see whether a relay is there.)
+pub const PROTOCOLS: [&str; 5] = ["relay", "http", "tls", "unknown", "none"];
 
 const PAIRINGS: [&str; 3] = ["tcp", "websocket", "mixed"];
 

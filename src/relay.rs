@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod auth;
+pub mod entrance;
 pub mod pairing;
 pub mod record;
 pub mod registry;

@@ -1,5 +1,7 @@
 //! Logs: how `tracing` is set up for the program. Tests and embedders set up their own.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt as _};
 
 use crate::config::{LogConfig, LogFormat};
@@ -20,7 +22,10 @@ pub enum TelemetryError {
 /// # Errors
 /// When the level does not parse, or the process logs already.
 pub fn start(config: &LogConfig) -> Result<(), TelemetryError> {
-    let lines = fmt().with_env_filter(EnvFilter::try_new(&config.level)?).with_target(false);
+    let lines = fmt()
+        .with_env_filter(EnvFilter::try_new(&config.level)?)
+        .with_target(false)
+        .with_ansi(std::io::stdout().is_terminal());
     match config.format {
         LogFormat::Pretty => lines.finish().try_init()?,
         LogFormat::Json => {

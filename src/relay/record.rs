@@ -57,7 +57,7 @@ where
 
     fn call(&mut self, request: RelayRequest) -> Self::Future {
         let peer = request.peer();
-        let span = tracing::info_span!("leg", uuid = %request.hello.uuid, %peer);
+        let span = tracing::info_span!("leg", uuid = %request.hello.uuid);
         let relayed = span.in_scope(|| self.inner.call(request));
         let metrics = Arc::clone(&self.metrics);
         let recorded = async move {

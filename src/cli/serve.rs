@@ -1,0 +1,69 @@
+//! Without a sub-command: serve.
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+
+use super::Settings;
+use crate::{config::Loaded, gateway::Gateway, telemetry};
+
+pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    let Loaded { config, warnings, .. } = settings.load()?;
+    telemetry::start(&config.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let gateway = Gateway::bind(config, Path::new("."))?;
+        announce(&gateway);
+        let shutdown = gateway.shutdown().clone();
+        let signals = async {
+            if let Err(error) = shutdown.on_signals().await {
+                tracing::error!(%error, "cannot listen for signals: stop this process with SIGKILL");
+            }
+        };
+        tokio::join!(gateway.run(), signals);
+        tracing::info!("stopped");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn announce(gateway: &Gateway) {
+    for address in gateway.addrs() {
+        tracing::info!(%address, "listening for relay and HTTP connections");
+    }
+    for address in gateway.admin_addrs() {
+        tracing::info!(%address, "listening for the admin API");
+    }
+    if gateway.is_open_relay() {
+        tracing::warn!(
+            "OPEN RELAY: no key is set, so anyone may relay through this machine; set one with -k, best -k _"
+        );
+    }
+    if let Some(token) = gateway.generated_token() {
+        // On standard error and nowhere else: logs are kept, and shipped.
+        eprintln!(
+            "admin token for this run: {} (set admin.token or admin.token_file to keep one)",
+            token.expose()
+        );
+    }
+}
+
+/// Every connection is a descriptor, and the soft limit is often 1,024.
+fn raise_descriptor_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        if current != maximum
+            && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        {
+            tracing::warn!(%error, ?current, "cannot raise the limit of open files");
+        }
+    }
+}

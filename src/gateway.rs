@@ -1,0 +1,321 @@
+//! The composition root: everything is made and plugged together here, and run until it has
+//! drained.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use axum::Router;
+use jiff::Timestamp;
+use metrics_exporter_prometheus::BuildError;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    config::{Config, Secret},
+    front_door::FrontDoor,
+    http::{self, AdminState, BearerToken, Upgrades},
+    key::{KeyError, KeyRing},
+    metrics::{self, Exposition, Metrics},
+    net::listener::{Connection, ConnectionLimit, ListenError, Listener},
+    relay::{
+        self, Parts,
+        entrance::{Arrival, Entrance},
+        pairing::WaitingRoom,
+        registry::ActiveRelays,
+    },
+    shutdown::Shutdown,
+};
+
+/// How often rates are taken.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// How many samples between two upkeeps of the metrics.
+const UPKEEP_EVERY: u32 = 5;
+
+/// How long relays that are cut short may take to say so.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Descriptors that are not for connections: listeners, the runtime's, files.
+const RESERVED_DESCRIPTORS: usize = 64;
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// An address is not to be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The key is not to be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The admin token's file.
+    #[error("cannot read the admin token file {path}")]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The admin token's file holds no token to speak of.
+    #[error("the admin token file {path} holds fewer than {min} characters", min = MIN_TOKEN)]
+    ShortToken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system gave no random bytes.
+    #[error("cannot draw random bytes for an admin token: {0}")]
+    Random(getrandom::Error),
+    /// A constant of ours was refused.
+    #[error("the metrics cannot be set up")]
+    Metrics(#[from] BuildError),
+}
+
+/// As `config` demands of a token that is set there.
+const MIN_TOKEN: usize = 16;
+
+/// A relay that listens, and runs once it is told to.
+pub struct Gateway {
+    listeners: Vec<Listener>,
+    admin_listeners: Vec<Listener>,
+    door: Arc<FrontDoor>,
+    admin_router: Router,
+    admin: Arc<AdminState>,
+    generated_token: Option<Secret>,
+    shutdown: Shutdown,
+    /// The front door's connections; `Shutdown`'s own tracker has what serves the gateway itself.
+    legs: TaskTracker,
+    drain_timeout: Duration,
+}
+
+impl Gateway {
+    /// Listens. Keys are read from, or made in, `dir` where the configuration says so.
+    ///
+    /// # Errors
+    /// When an address, the key or the admin token is not to be had.
+    pub fn bind(config: Config, dir: &Path) -> Result<Self, GatewayError> {
+        let (metrics, exposition) = metrics::start()?;
+        let metrics = Arc::new(metrics);
+        let shutdown = Shutdown::default();
+        let parts = parts(&config, dir, &metrics, &shutdown)?;
+        let (token, generated_token) = admin_token(&config, dir)?;
+        let bind = |addrs: &[SocketAddr]| -> Result<Vec<_>, ListenError> {
+            let keepalive = config.relay.keepalive.get();
+            addrs.iter().map(|&addr| Listener::bind(addr, keepalive)).collect()
+        };
+        let (listeners, admin_listeners) = (bind(&config.listen)?, bind(&config.admin.listen)?);
+        let connections = ConnectionLimit::new(max_connections(&config), Arc::clone(&metrics));
+        let admin = Arc::new(AdminState {
+            parts: parts.clone(),
+            connections,
+            exposition: Arc::new(exposition),
+            token,
+            started: Timestamp::now(),
+            since: Instant::now(),
+        });
+        let legs = TaskTracker::new();
+        let door = front_door(&config, &parts, &admin, &legs);
+        Ok(Self {
+            listeners,
+            admin_listeners,
+            door: Arc::new(door),
+            admin_router: http::admin_only(&admin),
+            admin,
+            generated_token,
+            shutdown,
+            legs,
+            drain_timeout: config.shutdown.drain_timeout.get(),
+        })
+    }
+
+    /// Where the front door listens, real ports where 0 was asked for.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(Listener::addr).collect()
+    }
+
+    /// Where the admin API listens, if it has listeners of its own.
+    pub fn admin_addrs(&self) -> Vec<SocketAddr> {
+        self.admin_listeners.iter().map(Listener::addr).collect()
+    }
+
+    /// The admin token, if it was made here because none was configured.
+    pub const fn generated_token(&self) -> Option<&Secret> {
+        self.generated_token.as_ref()
+    }
+
+    /// Whether clients need no key.
+    pub fn is_open_relay(&self) -> bool {
+        self.admin.parts.ring.is_open()
+    }
+
+    /// How it is told to drain, and to end.
+    pub const fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// Serves until it is told to drain, and has.
+    pub async fn run(self) {
+        let Self { listeners, admin_listeners, door, admin_router, admin, shutdown, legs, .. } =
+            self;
+        let tracker = shutdown.tracker();
+        let room = Arc::clone(&admin.parts.room);
+        let soft = shutdown.soft().clone();
+        tracker.spawn(async move { room.sweep_until(soft).await });
+        tracker.spawn(sample(
+            Arc::clone(&admin.parts.relays),
+            Arc::clone(&admin.exposition),
+            shutdown.clone(),
+        ));
+        for listener in listeners {
+            let (door, legs) = (Arc::clone(&door), legs.clone());
+            let serve = move |connection| {
+                legs.spawn(Arc::clone(&door).serve(connection));
+            };
+            let limit = Arc::clone(&admin.connections);
+            tracker.spawn(listener.accept_until(shutdown.soft().clone(), limit, serve));
+        }
+        for listener in admin_listeners {
+            // Until the very end: somebody may want to see how the drain goes.
+            let stop = shutdown.hard().clone();
+            let serve = serve_admin(&admin_router, door.timeout, &shutdown);
+            let limit = Arc::clone(&admin.connections);
+            tracker.spawn(listener.accept_until(stop, limit, serve));
+        }
+        shutdown.soft().cancelled().await;
+        legs.close();
+        drain(&shutdown, &legs, &admin, self.drain_timeout).await;
+        shutdown.end();
+        tracker.close();
+        // Those that are cut short say so; what does not end by itself ends with the runtime.
+        let _ = timeout(FAREWELL, async { tokio::join!(legs.wait(), tracker.wait()) }).await;
+    }
+}
+
+async fn drain(shutdown: &Shutdown, legs: &TaskTracker, admin: &AdminState, limit: Duration) {
+    let active = admin.parts.relays.count();
+    tracing::info!(active, timeout_s = limit.as_secs(), "draining: no new connections");
+    let drained = shutdown.hard().run_until_cancelled(timeout(limit, legs.wait())).await;
+    match admin.parts.relays.count() {
+        0 if matches!(drained, Some(Ok(()))) => tracing::info!("drained"),
+        cut => tracing::warn!(cut, "closing the relays that are still active"),
+    }
+}
+
+fn parts(
+    config: &Config,
+    dir: &Path,
+    metrics: &Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> Result<Parts, KeyError> {
+    let ring = if config.key_file.as_os_str().is_empty() {
+        KeyRing::from_setting(config.key.expose(), dir)?
+    } else {
+        KeyRing::from_file(&dir.join(&config.key_file))?
+    };
+    Ok(Parts {
+        metrics: Arc::clone(metrics),
+        draining: shutdown.soft().clone(),
+        ring: Arc::new(ring),
+        room: WaitingRoom::new(config.pairing.clone(), Arc::clone(metrics)),
+        relays: ActiveRelays::new(shutdown.hard().clone(), Arc::clone(metrics)),
+        limits: Arc::new(config.relay.clone()),
+    })
+}
+
+fn front_door(
+    config: &Config,
+    parts: &Parts,
+    admin: &Arc<AdminState>,
+    legs: &TaskTracker,
+) -> FrontDoor {
+    let timeout = config.front_door.first_frame_timeout.get();
+    let entrance = Entrance {
+        stack: relay::stack(parts),
+        metrics: Arc::clone(&parts.metrics),
+        draining: parts.draining.clone(),
+        max_first_frame: config.front_door.max_first_frame.get(),
+    };
+    let upgrades = Upgrades { entrance: entrance.clone(), tracker: legs.clone(), timeout };
+    let with_admin = config.admin.listen.is_empty();
+    FrontDoor {
+        entrance,
+        router: http::front_door(upgrades, admin, with_admin),
+        timeout,
+        tls_hinted: AtomicBool::new(false),
+    }
+}
+
+fn serve_admin(
+    router: &Router,
+    head_timeout: Duration,
+    shutdown: &Shutdown,
+) -> impl Fn(Connection) + use<> {
+    let (router, shutdown) = (router.clone(), shutdown.clone());
+    move |connection: Connection| {
+        let accepted = Instant::now();
+        let deadline = accepted + head_timeout;
+        let arrival = Arrival { peer: connection.peer, accepted, deadline };
+        let (router, stop) = (router.clone(), shutdown.hard().clone());
+        shutdown.tracker().spawn(async move {
+            let head = bytes::Bytes::new();
+            http::serve(connection, head, router, arrival, head_timeout, &stop).await;
+        });
+    }
+}
+
+async fn sample(relays: Arc<ActiveRelays>, exposition: Arc<Exposition>, shutdown: Shutdown) {
+    let mut ticks = interval(SAMPLE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    for round in 0_u32.. {
+        if shutdown.hard().run_until_cancelled(ticks.tick()).await.is_none() {
+            return;
+        }
+        relays.sample(last.elapsed());
+        last = Instant::now();
+        if round.is_multiple_of(UPKEEP_EVERY) {
+            exposition.upkeep();
+        }
+    }
+}
+
+fn admin_token(config: &Config, dir: &Path) -> Result<(BearerToken, Option<Secret>), GatewayError> {
+    let admin = &config.admin;
+    if !admin.token.is_empty() {
+        return Ok((BearerToken::new(admin.token.clone()), None));
+    }
+    if admin.token_file.as_os_str().is_empty() {
+        let (token, copy) = BearerToken::generate().map_err(GatewayError::Random)?;
+        return Ok((token, Some(copy)));
+    }
+    let path = dir.join(&admin.token_file);
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim().len() < MIN_TOKEN => Err(GatewayError::ShortToken { path }),
+        Ok(text) => Ok((BearerToken::new(Secret::new(text.trim())), None)),
+        Err(source) => Err(GatewayError::TokenFile { path, source }),
+    }
+}
+
+/// What is configured, or less if the process may not open as many descriptors.
+fn max_connections(config: &Config) -> usize {
+    let configured = config.front_door.max_connections;
+    #[cfg(unix)]
+    if let Some(descriptors) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    {
+        let room = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let room = room.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        if room < configured {
+            tracing::info!(
+                configured,
+                limit = room,
+                "front_door.max_connections is lowered to what the process may open (ulimit -n)"
+            );
+            return room;
+        }
+    }
+    configured
+}

@@ -1,0 +1,75 @@
+//! The HTTP door: an axum router over connections that hyper serves.
+//!
+//! Any path that upgrades is a relay leg, except the admin's own. With listeners of its own the
+//! admin API is off the front door.
+
+mod admin;
+mod bearer;
+mod health;
+mod page;
+mod problem;
+mod websocket;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Extension, Router};
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{admin::AdminState, bearer::BearerToken, problem::Problem, websocket::Upgrades};
+use crate::{
+    net::{listener::Connection, rewind::Rewind},
+    relay::entrance::Arrival,
+};
+
+/// The largest request head, in bytes; hyper takes no less than 8 KiB.
+const MAX_HEAD: usize = 16 << 10;
+
+/// What the front door serves: relay legs, health, and the admin API if it has no listeners of
+/// its own.
+pub fn front_door(upgrades: Upgrades, admin: &Arc<AdminState>, with_admin: bool) -> Router {
+    let router = health::routes(Arc::clone(admin));
+    let router = if with_admin { router.merge(admin::routes(admin)) } else { router };
+    router.merge(websocket::routes(upgrades))
+}
+
+/// What the admin API's own listeners serve.
+pub fn admin_only(admin: &Arc<AdminState>) -> Router {
+    health::routes(Arc::clone(admin)).merge(admin::routes(admin)).fallback(problem::not_found)
+}
+
+/// Serves one HTTP/1 connection, `head` first, until it is closed, upgraded, or `stop` is
+/// cancelled and the request under way answered.
+pub async fn serve(
+    connection: Connection,
+    head: Bytes,
+    router: Router,
+    arrival: Arrival,
+    head_timeout: Duration,
+    stop: &CancellationToken,
+) {
+    let service = TowerToHyperService::new(router.layer(Extension(arrival)));
+    let io = TokioIo::new(Rewind::new(head, connection));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP connection from {} failed", arrival.peer);
+    }
+}

@@ -1,0 +1,63 @@
+//! The admin API under `/api/v1`, and `/metrics`. What it shows is the relay stack's own state.
+
+mod relays;
+mod stats;
+mod waiting;
+
+use std::sync::Arc;
+
+use axum::{
+    Router, extract::State, http::header, middleware, response::IntoResponse, routing::get,
+};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{BearerToken, bearer, problem};
+use crate::{metrics::Exposition, net::listener::ConnectionLimit, relay::Parts};
+
+/// What the admin API looks at.
+pub struct AdminState {
+    /// The stack's own state.
+    pub parts: Parts,
+    /// Connections open.
+    pub connections: Arc<ConnectionLimit>,
+    /// Metrics, shown.
+    pub exposition: Arc<Exposition>,
+    /// Who may ask.
+    pub token: BearerToken,
+    /// When the gateway came up.
+    pub started: Timestamp,
+    /// The same, for ages.
+    pub since: Instant,
+}
+
+impl AdminState {
+    /// Whether new legs are refused.
+    pub fn is_draining(&self) -> bool {
+        self.parts.draining.is_cancelled()
+    }
+}
+
+/// `/api/v1` and `/metrics`, behind the token.
+pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
+    let require_token = middleware::from_fn_with_state(Arc::clone(admin), bearer::require);
+    let api = Router::new()
+        .route("/relays", get(relays::list))
+        .route("/relays/{uuid}", get(relays::show).delete(relays::close))
+        .route("/waiting", get(waiting::list))
+        .route("/stats", get(stats::show))
+        .fallback(problem::not_found);
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/api", get(problem::not_found))
+        .route("/metrics", get(render))
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(require_token)
+        .with_state(Arc::clone(admin))
+}
+
+async fn render(State(admin): State<Arc<AdminState>>) -> impl IntoResponse {
+    // The version that Prometheus' text format has.
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], admin.exposition.render())
+}

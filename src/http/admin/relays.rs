@@ -1,0 +1,197 @@
+//! `/relays`: the active relays, one of them, and its end by an operator's hand.
+
+use std::{cmp::Ordering, net::IpAddr, sync::Arc};
+
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    http::{
+        AdminState, Problem,
+        page::{Checked, Order, Page, Paged},
+    },
+    relay::{
+        entrance::Arrival,
+        registry::{ActiveLeg, ActiveRelay},
+    },
+};
+
+/// Which relays to list, and in what order. All filters must hold.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    uuid: Option<String>,
+    target_id: Option<String>,
+    connection_type: Option<String>,
+    /// Of either leg.
+    transport: Option<String>,
+    /// Of either leg.
+    address: Option<IpAddr>,
+    sort: Option<Order<Field>>,
+    limit: Option<usize>,
+    offset: Option<usize>,
+}
+
+/// What relays can be ordered by.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Field {
+    Age,
+    Idle,
+    Bytes,
+    Rate,
+    Uuid,
+    TargetId,
+}
+
+/// One active relay, as shown.
+#[derive(Debug, Serialize)]
+pub(super) struct RelayView {
+    /// Unique on this node while it runs.
+    id: u64,
+    uuid: String,
+    /// As the controlling client claims.
+    target_id: Option<String>,
+    connection_type: String,
+    started: Timestamp,
+    age_seconds: f64,
+    idle_seconds: f64,
+    waited_seconds: f64,
+    /// Sent by both legs.
+    bytes: u64,
+    bytes_per_second: u64,
+    /// The leg that waited, and the one that came.
+    legs: [LegView; 2],
+}
+
+/// One leg of it.
+#[derive(Debug, Serialize)]
+struct LegView {
+    address: String,
+    transport: &'static str,
+    /// By this leg, framing included.
+    sent_bytes: u64,
+    sent_bytes_per_second: u64,
+}
+
+/// What closing did.
+#[derive(Debug, Serialize)]
+pub(super) struct Closed {
+    closed: usize,
+}
+
+pub(super) async fn list(
+    State(admin): State<Arc<AdminState>>,
+    Checked(filter): Checked<Filter>,
+) -> Result<Json<Paged<RelayView>>, Problem> {
+    let page = Page::new(filter.limit, filter.offset)?;
+    let relays = admin.parts.relays.all();
+    // Ordered as shown: the relays themselves go on counting while they are compared.
+    let matching = relays.iter().filter(|relay| filter.holds(relay));
+    let mut views: Vec<_> = matching.map(|relay| RelayView::of(relay)).collect();
+    let order = filter.sort.unwrap_or(Order { field: Field::Age, descending: false });
+    views.sort_by(|a, b| {
+        // The id settles ties, so that pages do not overlap.
+        let ascending = order.field.compare(a, b).then(b.id.cmp(&a.id));
+        if order.descending { ascending.reverse() } else { ascending }
+    });
+    Ok(Json(page.of(views)))
+}
+
+pub(super) async fn show(
+    State(admin): State<Arc<AdminState>>,
+    Path(uuid): Path<String>,
+) -> Result<Json<RelayView>, Problem> {
+    let newest = named(&admin, &uuid).into_iter().max_by_key(|relay| relay.id);
+    newest.map(|relay| Json(RelayView::of(&relay))).ok_or_else(no_such_relay)
+}
+
+pub(super) async fn close(
+    State(admin): State<Arc<AdminState>>,
+    Extension(arrival): Extension<Arrival>,
+    Path(uuid): Path<String>,
+) -> Result<Json<Closed>, Problem> {
+    let relays = named(&admin, &uuid);
+    if relays.is_empty() {
+        return Err(no_such_relay());
+    }
+    for relay in &relays {
+        tracing::info!(uuid = %relay.uuid, by = %arrival.peer, "closing a relay on an operator's request");
+        relay.close();
+    }
+    Ok(Json(Closed { closed: relays.len() }))
+}
+
+fn named(admin: &AdminState, uuid: &str) -> Vec<Arc<ActiveRelay>> {
+    let mut relays = admin.parts.relays.all();
+    relays.retain(|relay| relay.uuid.as_str() == uuid);
+    relays
+}
+
+fn no_such_relay() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no active relay has this uuid; it may have just ended")
+}
+
+impl Filter {
+    fn holds(&self, relay: &ActiveRelay) -> bool {
+        fn is<T: PartialEq>(wanted: Option<&T>, is: impl FnOnce(&T) -> bool) -> bool {
+            wanted.is_none_or(is)
+        }
+        let any_leg = |holds: &dyn Fn(&ActiveLeg) -> bool| relay.legs.iter().any(holds);
+        is(self.uuid.as_ref(), |uuid| relay.uuid.as_str() == uuid)
+            && is(self.target_id.as_ref(), |id| {
+                relay.target.as_ref().is_some_and(|target| target.as_str() == id)
+            })
+            && is(self.connection_type.as_ref(), |kind| relay.conn_type.to_string() == *kind)
+            && is(self.transport.as_ref(), |kind| any_leg(&|leg| leg.transport.label() == kind))
+            && is(self.address.as_ref(), |ip| any_leg(&|leg| leg.address.ip() == *ip))
+    }
+}
+
+impl Field {
+    fn compare(self, a: &RelayView, b: &RelayView) -> Ordering {
+        match self {
+            Self::Age => a.age_seconds.total_cmp(&b.age_seconds),
+            Self::Idle => a.idle_seconds.total_cmp(&b.idle_seconds),
+            Self::Bytes => a.bytes.cmp(&b.bytes),
+            Self::Rate => a.bytes_per_second.cmp(&b.bytes_per_second),
+            Self::Uuid => a.uuid.cmp(&b.uuid),
+            Self::TargetId => a.target_id.cmp(&b.target_id),
+        }
+    }
+}
+
+impl RelayView {
+    fn of(relay: &ActiveRelay) -> Self {
+        let [first, second] = &relay.legs;
+        Self {
+            id: relay.id,
+            uuid: relay.uuid.as_str().to_owned(),
+            target_id: relay.target.as_ref().map(|target| target.as_str().to_owned()),
+            connection_type: relay.conn_type.to_string(),
+            started: relay.started,
+            age_seconds: relay.age().as_secs_f64(),
+            idle_seconds: relay.idle().as_secs_f64(),
+            waited_seconds: relay.waited.as_secs_f64(),
+            bytes: relay.bytes(),
+            bytes_per_second: relay.rate(),
+            legs: [LegView::of(first), LegView::of(second)],
+        }
+    }
+}
+
+impl LegView {
+    fn of(leg: &ActiveLeg) -> Self {
+        Self {
+            address: leg.address.to_string(),
+            transport: leg.transport.label(),
+            sent_bytes: leg.received(),
+            sent_bytes_per_second: leg.rate(),
+        }
+    }
+}

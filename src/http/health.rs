@@ -1,0 +1,24 @@
+//! Health: whether the process lives, and whether it takes new legs. No token needed.
+
+use std::sync::Arc;
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+
+use super::{AdminState, problem};
+
+/// `/healthz` and `/readyz`.
+pub(super) fn routes(admin: Arc<AdminState>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .with_state(admin)
+}
+
+async fn ready(State(admin): State<Arc<AdminState>>) -> (StatusCode, &'static str) {
+    if admin.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}

@@ -1,0 +1,108 @@
+//! HTTP upgrades: a WebSocket on any path that is not the admin's is a relay leg.
+//!
+//! tungstenite answers the handshake; the real socket and whatever was read beyond the request
+//! are then taken back from hyper.
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::BytesMut;
+use hyper::upgrade::{OnUpgrade, Parts};
+use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio_util::task::TaskTracker;
+
+use super::{Problem, problem};
+use crate::{
+    net::rewind::Rewind,
+    relay::entrance::{Arrival, Entrance},
+    wire::Transport,
+};
+
+/// Makes legs of upgraded connections.
+#[derive(Clone)]
+pub struct Upgrades {
+    /// Where legs go.
+    pub entrance: Entrance,
+    /// Every upgraded connection is a task on it.
+    pub tracker: TaskTracker,
+    /// How long the upgrade and the first message may take.
+    pub timeout: Duration,
+}
+
+/// Everything that no other route takes.
+pub(super) fn routes(upgrades: Upgrades) -> Router {
+    Router::new().fallback(upgrade).with_state(upgrades)
+}
+
+async fn upgrade(
+    State(upgrades): State<Upgrades>,
+    Extension(arrival): Extension<Arrival>,
+    mut request: Request,
+) -> Response {
+    if !request.headers().contains_key(header::UPGRADE) {
+        return without_upgrade(request).await;
+    }
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    let request = request.map(|_| ());
+    let response = match create_response_with_body(&request, Body::empty) {
+        Ok(response) if has_valid_key(request.headers()) => response,
+        _ => {
+            let detail = "this is no WebSocket handshake of version 13 (RFC 6455, section 4.2.1)";
+            return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
+        }
+    };
+    upgrades.tracker.clone().spawn(become_leg(upgrades, on_upgrade, arrival));
+    response
+}
+
+async fn without_upgrade(request: Request) -> Response {
+    match request.uri().path() {
+        "/" | "/ws/relay" => {
+            let detail = "this is a relay for remote desktops: clients connect here by WebSocket";
+            let mut response = Problem::new(StatusCode::UPGRADE_REQUIRED, detail).into_response();
+            let websocket = header::HeaderValue::from_static("websocket");
+            response.headers_mut().insert(header::UPGRADE, websocket);
+            response
+        }
+        _ => problem::not_found(request.uri().clone()).await.into_response(),
+    }
+}
+
+/// RFC 6455 wants 16 bytes in base64; tungstenite answers to anything.
+fn has_valid_key(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .and_then(|key| BASE64_STANDARD.decode(key).ok())
+        .is_some_and(|key| key.len() == 16)
+}
+
+async fn become_leg(upgrades: Upgrades, on_upgrade: OnUpgrade, arrival: Arrival) {
+    // A connection that was kept alive for other requests first is not late for that.
+    let now = Instant::now();
+    let late = arrival.deadline <= now;
+    let deadline = if late { now + upgrades.timeout } else { arrival.deadline };
+    let arrival = Arrival { deadline, ..arrival };
+    let entrance = upgrades.entrance;
+    let upgraded = match timeout_at(deadline, on_upgrade).await {
+        Ok(Ok(upgraded)) => upgraded,
+        Ok(Err(error)) => return entrance.refuse(arrival.peer, "io", &error),
+        Err(_) => return entrance.refuse(arrival.peer, "timeout", &"its upgrade took too long"),
+    };
+    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Rewind>>() else {
+        // The front door serves no other kind of connection.
+        tracing::error!("an upgraded connection is not of the kind that was served");
+        return;
+    };
+    let (unread, connection) = io.into_inner().into_parts();
+    let mut head = BytesMut::from(&read_buf[..]);
+    head.extend_from_slice(&unread);
+    Box::pin(entrance.enter(connection, head, Transport::WebSocket, arrival)).await;
+}
