@@ -12,11 +12,7 @@ use std::{
     time::Duration,
 };
 
-use figment::{
-    Figment,
-    providers::{Format, Serialized, Toml},
-};
-use mini_rust_desk_relay_server::config::Config;
+use mini_rust_desk_relay_server::config::{Config, Overrides, Sources, load};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -196,11 +192,16 @@ fn the_relay_accepts_every_configuration_here() {
 // Compose, the Dockerfile, systemd, scripts
 
 #[test]
-fn compose_is_valid_and_stops_after_the_drain() {
+fn compose_is_valid_and_agrees_with_the_settings() {
     let service = yaml("deploy/compose.yaml")["services"]["relay"].take();
-    let span = |value: &Value| str_of(value).parse::<jiff::SignedDuration>().unwrap();
-    let drain = span(&service["environment"]["RELAY__SHUTDOWN__DRAIN_TIMEOUT"]);
-    assert!(span(&service["stop_grace_period"]) > drain);
+    let span =
+        |value: &Value| str_of(value).parse::<jiff::SignedDuration>().unwrap().unsigned_abs();
+    let settings = config_of(&service);
+    assert!(span(&service["stop_grace_period"]) > settings.shutdown.drain_timeout.get());
+    let published: Vec<_> =
+        service["ports"].as_array().unwrap().iter().map(|port| published(str_of(port))).collect();
+    let listened: Vec<_> = [&*settings.listen, &*settings.admin.listen].concat();
+    assert_eq!(published, listened.iter().map(|address| address.port()).collect::<Vec<_>>());
 
     let Some(check) = requirement::program("check-jsonschema", CI_INSTALL) else { return };
     let schema = ["--builtin-schema", "vendor.compose-spec"];
@@ -359,9 +360,32 @@ fn selects(labels: &Value, metadata: &Value) -> bool {
 
 // Settings
 
+/// The container's port in `[ADDRESS:]PORT:PORT`.
+fn published(port: &str) -> u16 {
+    port.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
+/// A configuration file as the relay takes it, with no environment and no word of warning.
 fn config(toml: &str) -> Config {
-    let defaults = Figment::from(Serialized::defaults(Config::default()));
-    defaults.merge(Toml::string(toml)).extract().expect("settings that the relay knows")
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(file.path(), toml).expect("the temporary file can be written");
+    settled(Some(file.path().to_owned()), Vec::new())
+}
+
+/// The same for an environment, as the service in compose.yaml has it.
+fn config_of(service: &Value) -> Config {
+    let env = service["environment"].as_object().expect("an environment");
+    let env = env.iter().map(|(name, value)| (name.clone(), str_of(value).to_owned()));
+    settled(None, env.collect())
+}
+
+fn settled(file: Option<PathBuf>, env: Vec<(String, String)>) -> Config {
+    let nowhere = tempfile::tempdir().expect("a temporary directory");
+    let working_dir = nowhere.path().to_owned();
+    let sources = Sources { file, working_dir, env, overrides: Overrides::default() };
+    let loaded = load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    loaded.config
 }
 
 fn drain_timeout(toml: &str) -> Duration {
