@@ -32,7 +32,9 @@ Examples:
   mini_rust_desk_relay_server                    listen on 21117 and 21119, open to anyone
   mini_rust_desk_relay_server -k _               with the key pair in ./id_ed25519, made if missing
   mini_rust_desk_relay_server -p 21117 -k KEY    as hbbr is called
-  mini_rust_desk_relay_server check              show what is in force, and where it comes from";
+  mini_rust_desk_relay_server check              show what is in force, and where it comes from
+  mini_rust_desk_relay_server relays list        who is relayed right now
+  mini_rust_desk_relay_server probe 127.0.0.1    does it work, and how fast is it?";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -29,13 +29,17 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  mini_rust_desk_relay_server probe 127.0.0.1                     the relay on this machine
-  mini_rust_desk_relay_server probe relay.example.com -k KEY      as a client elsewhere sees it
-  mini_rust_desk_relay_server probe 127.0.0.1 --quick --timeout 5s    as a health check
+  mini_rust_desk_relay_server probe 127.0.0.1
+      the relay on this machine, with the key from its own configuration
+  mini_rust_desk_relay_server probe relay.example.com -k KEY --transport all
+      as clients elsewhere see it
+  mini_rust_desk_relay_server probe --quick --timeout 5s 127.0.0.1:21117
+      as a health check: the exit code is 0 if the relay is healthy, 1 if not
   mini_rust_desk_relay_server probe hbbr.example.com --transport all --websocket-port 21119
+      an hbbr, which has WebSocket on a port of its own
 
-The exit code is 0 when everything went well and 1 when not. While a probe runs, the relay lists it
-with the target id \"probe\".";
+Two legs connect, name one random uuid (probe-...) and the target id \"probe\", and must meet. Each
+step is printed as it happens; where one fails, so is its probable cause.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -44,7 +48,8 @@ pub(super) struct Probe {
     /// [::1]:21117.
     #[arg(value_name = "HOST[:PORT]")]
     address: Address,
-    /// How the two legs travel; all probes each way in turn.
+    /// How the two legs travel: mixed is TCP for the first and WebSocket for the second, all is each
+    /// in turn.
     #[arg(long, value_enum, default_value_t = Choice::Tcp)]
     transport: Choice,
     /// The port of WebSocket legs [default: the same port; hbbr has them two further on, on 21119]
@@ -70,16 +75,12 @@ pub(super) struct Probe {
     json: bool,
 }
 
-/// What `--transport` can say.
+// Its values are explained at the flag: of a comment here clap would make a page.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Choice {
-    /// Both legs over TCP
     Tcp,
-    /// Both legs over WebSocket
     Websocket,
-    /// The first leg over TCP, the second over WebSocket
     Mixed,
-    /// Each of these
     All,
 }
 

@@ -25,10 +25,14 @@ use crate::wire::rendezvous::Text;
 
 const EXAMPLES: &str = "\
 Examples:
-  mini_rust_desk_relay_server relays list                       the relay on this machine
+  mini_rust_desk_relay_server relays list
+      of the relay on this machine, with the token from its own configuration
   mini_rust_desk_relay_server relays list --sort=-rate --limit 10
+      the ten that move the most bytes a second
   mini_rust_desk_relay_server relays show UUID --json
+      one of them, for a program
   mini_rust_desk_relay_server relays close UUID --url http://10.0.0.5:21120 --token-file token
+      on another machine: both sides are disconnected
 
 Without --url and --token the configuration says where the relay listens and what its token is, as
 it does for the relay itself: run this where the relay runs. A relay without a configured token
@@ -37,14 +41,15 @@ prints one to standard error at each start.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Relays {
-    #[command(flatten)]
-    access: Access,
     #[command(subcommand)]
     act: Act,
+    #[command(flatten)]
+    access: Access,
 }
 
 /// Where the admin API is, and what opens it.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "The admin API")]
 struct Access {
     /// Where the admin API is, by http only [default: the configuration's first admin.listen, or
     /// else its first listen]

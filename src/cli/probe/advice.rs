@@ -46,7 +46,7 @@ pub(super) fn say(symptom: &Symptom, plan: &Plan) -> String {
         }
         (Fault::Closed, Step::FirstMessage | Step::Pair) if symptom.waited < AT_ONCE => {
             format!(
-                "closed right after the first message: {}; or the relay is shutting down or full; or {at} is no relay. The relay's log (level debug) says which",
+                "closed right after the first message: {}; or the relay is shutting down or full; or {at} is no relay. The relay's log says which",
                 symptom.key()
             )
         }

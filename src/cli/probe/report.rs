@@ -116,6 +116,8 @@ impl Finding {
 
     /// Notes a step that went well.
     pub(super) fn done(&mut self, step: Step, ms: f64, detail: String) -> &Done {
+        // To the microsecond: more is noise.
+        let ms = (ms * 1e3).round() / 1e3;
         self.steps.push(Done { step: step.name(), ms, detail });
         &self.steps[self.steps.len() - 1]
     }

@@ -152,6 +152,8 @@ impl<'a> Run<'a> {
         second.send(&self.plan.hello(uuid, "")).await?;
         second.send(&early).await?;
         tokio::select! {
+            biased;
+            // What the first leg hears says more about a server that is no relay.
             came = traffic::expect(first, &early) => came?,
             said = second.receive() => return Err(unasked(said)),
         }
