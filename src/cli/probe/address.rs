@@ -38,6 +38,9 @@ impl FromStr for Address {
             Some(rest) => rest.split_once(']').ok_or("the bracket is not closed")?,
             // Without brackets all of it is the address.
             None if text.parse::<Ipv6Addr>().is_ok() => (text, ""),
+            None if text.matches(':').count() > 1 => {
+                return Err("an IPv6 address with a port is written [::1]:21117".to_owned());
+            }
             None => text.split_at(text.find(':').unwrap_or(text.len())),
         };
         if host.is_empty() || host.contains(char::is_whitespace) {
@@ -72,7 +75,7 @@ mod tests {
             ("::1", "[::1]:21117"),
             ("[::1]", "[::1]:21117"),
             ("[::1]:21119", "[::1]:21119"),
-            ("2001:db8::1:21117", "[2001:db8::1:21117]:21117"),
+            ("2001:db8::1", "[2001:db8::1]:21117"),
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
         }
@@ -80,6 +83,8 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
+        let unclear = "2001:db8::1:21117".parse::<Address>().unwrap_err();
+        assert!(unclear.contains("[::1]:21117"), "{unclear}");
         for text in
             ["", ":1", "a:", "a:0", "a:70000", "a:b", "http://a", "[::1", "[a]:1", "[::1]5", "a b"]
         {
