@@ -88,7 +88,7 @@ pub enum KeyError {
     },
     /// `id_ed25519` does not hold what it must.
     #[error(
-        "{path} is not base64 of a 64-byte Ed25519 secret key: restore it, or move it away so that a new pair is made"
+        "{path} is not base64 of a 64-byte Ed25519 secret key whose second half is the public key of its first: restore it, or move it away so that a new pair is made"
     )]
     MalformedSecret {
         /// The file.
@@ -99,6 +99,15 @@ pub enum KeyError {
         "the secret key's second half is not the public key of its first: it was damaged or put together by hand"
     )]
     MismatchedHalves,
+    /// The same, in a file.
+    #[error("the key file {path} is of no use")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its key.
+        #[source]
+        source: Box<KeyError>,
+    },
     /// An empty file would mean an open relay.
     #[error(
         "the key file {path} is empty: write a key into it, or unset key_file for an open relay"
@@ -155,8 +164,8 @@ impl KeyRing {
         }
     }
 
-    /// The ring that holds the key in the file at `path`, read as [`KeyRing::from_setting`] reads
-    /// a setting, without the white space around it.
+    /// The ring that holds the key in the file at `path`, read as [`RelayKey::parse`] reads it,
+    /// without the white space around it.
     ///
     /// # Errors
     /// When the file cannot be read, is empty, or holds a damaged secret key.
@@ -164,7 +173,9 @@ impl KeyRing {
         let text = read(path)?;
         match text.trim() {
             "" => Err(KeyError::EmptyFile { path: path.to_owned() }),
-            key => Ok(Self(vec![RelayKey::parse(key)?])),
+            key => RelayKey::parse(key).map(|key| Self(vec![key])).map_err(|source| {
+                KeyError::BadFile { path: path.to_owned(), source: Box::new(source) }
+            }),
         }
     }
 
@@ -278,8 +289,10 @@ fn read_or_generate(dir: &Path) -> Result<RelayKey, KeyError> {
         return Ok(RelayKey(Zeroizing::new(pair.public)));
     }
     let text = read(&path)?;
-    let secret = decode_secret(text.trim()).ok_or(KeyError::MalformedSecret { path })?;
-    public_half(&secret).map(|public| RelayKey(Zeroizing::new(public)))
+    decode_secret(text.trim())
+        .and_then(|secret| public_half(&secret).ok())
+        .map(|public| RelayKey(Zeroizing::new(public)))
+        .ok_or(KeyError::MalformedSecret { path })
 }
 
 fn read(path: &Path) -> Result<Zeroizing<String>, KeyError> {
