@@ -40,8 +40,13 @@ const UPKEEP_EVERY: u32 = 5;
 /// How long relays that are cut short may take to say so.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Descriptors that are not for connections: listeners, the runtime's, files.
+/// Descriptors that are not for connections of the front door: listeners, the runtime's, files,
+/// and the admin's reserve.
 const RESERVED_DESCRIPTORS: usize = 64;
+
+/// Connections that the admin's own listeners take beyond `front_door.max_connections`: who looks
+/// after a relay, and what watches its health, must get in when it is full.
+const ADMIN_RESERVE: usize = 32;
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +187,7 @@ impl Gateway {
             // Until the very end: somebody may want to see how the drain goes.
             let stop = shutdown.hard().clone();
             let serve = serve_admin(&admin_router, door.timeout, &shutdown);
-            let limit = Arc::clone(&admin.connections);
+            let limit = admin.connections.with_reserve(ADMIN_RESERVE);
             tracker.spawn(listener.accept_until(stop, limit, serve));
         }
         shutdown.soft().cancelled().await;
@@ -201,6 +206,7 @@ async fn drain(shutdown: &Shutdown, legs: &TaskTracker, admin: &AdminState, limi
     let drained = shutdown.hard().run_until_cancelled(timeout(limit, legs.wait())).await;
     match admin.parts.relays.count() {
         0 if matches!(drained, Some(Ok(()))) => tracing::info!("drained"),
+        0 => tracing::warn!("closing the connections that are still open"),
         cut => tracing::warn!(cut, "closing the relays that are still active"),
     }
 }
@@ -247,18 +253,18 @@ fn front_door(
 
 fn serve_admin(
     router: &Router,
-    head_timeout: Duration,
+    patience: Duration,
     shutdown: &Shutdown,
 ) -> impl Fn(Connection) + use<> {
     let (router, shutdown) = (router.clone(), shutdown.clone());
     move |connection: Connection| {
         let accepted = Instant::now();
-        let deadline = accepted + head_timeout;
+        let deadline = accepted + patience;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
         let (router, stop) = (router.clone(), shutdown.hard().clone());
         shutdown.tracker().spawn(async move {
             let head = bytes::Bytes::new();
-            http::serve(connection, head, router, arrival, head_timeout, &stop).await;
+            http::serve(connection, head, router, arrival, patience, &stop).await;
         });
     }
 }

@@ -19,16 +19,24 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{admin::AdminState, bearer::BearerToken, problem::Problem, websocket::Upgrades};
 use crate::{
-    net::{listener::Connection, rewind::Rewind},
+    net::{listener::Connection, rewind::Rewind, write_deadline::WriteDeadline},
     relay::entrance::Arrival,
 };
 
 /// The largest request head, in bytes; hyper takes no less than 8 KiB.
 const MAX_HEAD: usize = 16 << 10;
+
+/// How long a connection may go on once it is told to stop. Answers take no time, so what is left
+/// then is a client that does not finish its request, or does not read.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What hyper serves, and gives back upgraded.
+type Io = TokioIo<WriteDeadline<Rewind>>;
 
 /// What the front door serves: relay legs, health, and the admin API if it has no listeners of
 /// its own.
@@ -45,19 +53,22 @@ pub fn admin_only(admin: &Arc<AdminState>) -> Router {
 
 /// Serves one HTTP/1 connection, `head` first, until it is closed, upgraded, or `stop` is
 /// cancelled and the request under way answered.
+///
+/// What is left until the arrival's deadline is the time for each request's head, idle time
+/// before it included; a client may leave an answer unread for `patience`.
 pub async fn serve(
     connection: Connection,
     head: Bytes,
     router: Router,
     arrival: Arrival,
-    head_timeout: Duration,
+    patience: Duration,
     stop: &CancellationToken,
 ) {
     let service = TowerToHyperService::new(router.layer(Extension(arrival)));
-    let io = TokioIo::new(Rewind::new(head, connection));
+    let io: Io = TokioIo::new(WriteDeadline::new(Rewind::new(head, connection), patience));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
+        .header_read_timeout(arrival.deadline.saturating_duration_since(Instant::now()))
         .max_buf_size(MAX_HEAD)
         .serve_connection(io, service)
         .with_upgrades();
@@ -66,7 +77,8 @@ pub async fn serve(
         ended = &mut served => ended,
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
-            served.await
+            let Ok(ended) = timeout(GRACE, served).await else { return };
+            ended
         }
     };
     if let Err(error) = ended {

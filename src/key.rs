@@ -99,7 +99,7 @@ pub enum KeyError {
     },
     /// `id_ed25519` does not hold what it must.
     #[error(
-        "{path} is not base64 of a 64-byte Ed25519 secret key: restore it, or move it away so that a new pair is made"
+        "{path} is not base64 of a 64-byte Ed25519 secret key whose second half is the public key of its first: restore it, or move it away so that a new pair is made"
     )]
     MalformedSecret {
         /// The file.
@@ -110,6 +110,15 @@ pub enum KeyError {
         "the secret key's second half is not the public key of its first: it was damaged or put together by hand"
     )]
     MismatchedHalves,
+    /// The same, in a file.
+    #[error("the key file {path} is of no use")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its key.
+        #[source]
+        source: Box<KeyError>,
+    },
     /// An empty file would mean an open relay.
     #[error(
         "the key file {path} is empty: write a key into it, or unset key_file for an open relay"
@@ -145,7 +154,10 @@ impl RelayKey {
         let text = read(path)?;
         match text.trim() {
             "" => Err(KeyError::EmptyFile { path: path.to_owned() }),
-            key => Self::parse(key),
+            key => Self::parse(key).map_err(|source| KeyError::BadFile {
+                path: path.to_owned(),
+                source: Box::new(source),
+            }),
         }
     }
 
@@ -320,8 +332,10 @@ fn read_pair(dir: &Path) -> Result<Option<RelayKey>, KeyError> {
         return Ok(None);
     }
     let text = read(&path)?;
-    let secret = decode_secret(text.trim()).ok_or(KeyError::MalformedSecret { path })?;
-    public_half(&secret).map(|public| Some(RelayKey(Zeroizing::new(public))))
+    decode_secret(text.trim())
+        .and_then(|secret| public_half(&secret).ok())
+        .map(|public| Some(RelayKey(Zeroizing::new(public))))
+        .ok_or(KeyError::MalformedSecret { path })
 }
 
 fn read(path: &Path) -> Result<Zeroizing<String>, KeyError> {

@@ -6,3 +6,4 @@ pub mod leg;
 pub mod listener;
 pub mod rewind;
 pub mod sniff;
+pub mod write_deadline;

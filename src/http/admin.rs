@@ -7,7 +7,12 @@ mod waiting;
 use std::sync::Arc;
 
 use axum::{
-    Router, extract::State, http::header, middleware, response::IntoResponse, routing::get,
+    Router,
+    extract::State,
+    http::header,
+    middleware,
+    response::IntoResponse,
+    routing::{any, get},
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -38,18 +43,19 @@ impl AdminState {
     }
 }
 
-/// `/api/v1` and `/metrics`, behind the token.
+/// `/api/v1` and `/metrics`, behind the token. All of `/api` is taken: what does not exist there
+/// is no relay leg either.
 pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
     let require_token = middleware::from_fn_with_state(Arc::clone(admin), bearer::require);
-    let api = Router::new()
-        .route("/relays", get(relays::list))
-        .route("/relays/{uuid}", get(relays::show).delete(relays::close))
-        .route("/waiting", get(waiting::list))
-        .route("/stats", get(stats::show))
-        .fallback(problem::not_found);
+    // Not nested: a handler would see its path without /api/v1, and so would who asked.
     Router::new()
-        .nest("/api/v1", api)
-        .route("/api", get(problem::not_found))
+        .route("/api/v1/relays", get(relays::list))
+        .route("/api/v1/relays/{uuid}", get(relays::show).delete(relays::close))
+        .route("/api/v1/waiting", get(waiting::list))
+        .route("/api/v1/stats", get(stats::show))
+        .route("/api", any(problem::not_found))
+        .route("/api/", any(problem::not_found))
+        .route("/api/{*nothing}", any(problem::not_found))
         .route("/metrics", get(render))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(require_token)

@@ -1,7 +1,8 @@
-//! Lists in pages: which part of the matches is wanted, and how the answer says so.
+//! Lists in pages: which part of the matches is wanted, and how the answer says so. And what is
+//! asked for by query and path, whose faults are answered as problems.
 
 use axum::{
-    extract::{FromRequestParts, Query},
+    extract::{FromRequestParts, Path, Query},
     http::{StatusCode, request::Parts},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -60,6 +61,25 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Checked<T> {
             .await
             .map(|Query(query)| Self(query))
             .map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))
+    }
+}
+
+/// No query at all: a parameter is refused rather than passed over.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoParameters {}
+
+/// The uuid in the path.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Path::from_request_parts(parts, state)
+            .await
+            .map(|Path(uuid)| Self(uuid))
+            .map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))
     }
 }
 

@@ -13,15 +13,13 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Parts};
-use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_util::task::TaskTracker;
 
-use super::{Problem, problem};
+use super::{Io, Problem, problem};
 use crate::{
-    net::rewind::Rewind,
     relay::entrance::{Arrival, Entrance},
     wire::Transport,
 };
@@ -96,12 +94,12 @@ async fn become_leg(upgrades: Upgrades, on_upgrade: OnUpgrade, arrival: Arrival)
         Ok(Err(error)) => return entrance.refuse(arrival.peer, "io", &error),
         Err(_) => return entrance.refuse(arrival.peer, "timeout", &"its upgrade took too long"),
     };
-    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Rewind>>() else {
+    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<Io>() else {
         // The front door serves no other kind of connection.
         tracing::error!("an upgraded connection is not of the kind that was served");
         return;
     };
-    let (unread, connection) = io.into_inner().into_parts();
+    let (unread, connection) = io.into_inner().into_inner().into_parts();
     let mut head = BytesMut::from(&read_buf[..]);
     head.extend_from_slice(&unread);
     Box::pin(entrance.enter(connection, head, Transport::WebSocket, arrival)).await;

@@ -58,7 +58,7 @@ pub struct Connection {
 /// How many connections may be open, and how many are.
 pub struct ConnectionLimit {
     max: usize,
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
@@ -131,7 +131,14 @@ impl Listener {
 impl ConnectionLimit {
     /// Room for `max` connections.
     pub fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { max, open: AtomicUsize::new(0), metrics })
+        Arc::new(Self { max, open: Arc::default(), metrics })
+    }
+
+    /// The same connections, and room for `more` of them: for listeners that must answer when the
+    /// others are full.
+    pub fn with_reserve(&self, more: usize) -> Arc<Self> {
+        let (open, metrics) = (Arc::clone(&self.open), Arc::clone(&self.metrics));
+        Arc::new(Self { max: self.max.saturating_add(more), open, metrics })
     }
 
     /// How many are open now.

@@ -57,8 +57,8 @@ impl Protocol {
     }
 }
 
-/// Reads into `head` until the protocol is certain; `None` when the peer hung up before. Has no
-/// deadline of its own.
+/// Reads into `head` until the protocol is certain; `None` when the peer hung up before, in good
+/// order or not. Has no deadline of its own.
 ///
 /// # Errors
 /// When reading fails.
@@ -68,14 +68,18 @@ pub async fn sniff(socket: &mut TcpStream, head: &mut BytesMut) -> io::Result<Op
             return Ok(Some(protocol));
         }
         head.reserve(FIRST_READ);
-        if socket.read_buf(head).await? == 0 {
-            return Ok(None);
+        match socket.read_buf(head).await {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// What `head` is the beginning of; `None` while more than one protocol is possible. At most 9
-/// bytes are needed.
+/// bytes are needed. Of two that fit to the end it is the first: `GET ` and the tag of a relay
+/// request are also a frame, if one of 135 MB.
 pub fn identify(head: &[u8]) -> Option<Protocol> {
     let candidates = [
         (Protocol::Relay, relay(head)),
@@ -85,7 +89,7 @@ pub fn identify(head: &[u8]) -> Option<Protocol> {
     let mut possible = candidates.iter().filter(|(_, fit)| *fit != Fit::No);
     match (possible.next(), possible.next()) {
         (None, _) => Some(Protocol::Unknown),
-        (Some((protocol, Fit::Whole)), None) => Some(*protocol),
+        (Some((protocol, Fit::Whole)), None | Some((_, Fit::Whole))) => Some(*protocol),
         _ => None,
     }
 }
@@ -168,6 +172,8 @@ mod tests {
             (b"H\x92\x01", Some(Protocol::Relay)),
             (b"D\x92\x01", Some(Protocol::Relay)),
             (b"T\x92\x01", Some(Protocol::Relay)),
+            (b"GET \x92\x01", Some(Protocol::Relay)),
+            (b"GET \x92/", Some(Protocol::Http)),
             (b"\x00", Some(Protocol::Unknown)),
             (b"\x04", Some(Protocol::Unknown)),
             (b"SSH-2.0-OpenSSH_9\r\n", Some(Protocol::Unknown)),
@@ -184,6 +190,23 @@ mod tests {
         fn any_bytes_are_told_and_never_retold(bytes: Vec<u8>) {
             let told = fed_bytewise(&bytes);
             prop_assert!(told.is_some() || bytes.len() < 9);
+        }
+
+        /// Random bytes seldom begin like anything.
+        #[test]
+        fn any_bytes_after_a_known_beginning_are_told(
+            head in prop::sample::select(vec![
+                &b"GET "[..], b"POST ", b"OPTIONS ", b"CONNECT ", b"\x16\x03\x01", b"\x16\x03",
+            ]),
+            tag: bool,
+            rest: [u8; 9],
+        ) {
+            let mut bytes = head.to_vec();
+            if tag {
+                bytes.extend_from_slice(&REQUEST_RELAY_TAG);
+            }
+            bytes.extend_from_slice(&rest);
+            prop_assert!(fed_bytewise(&bytes).is_some(), "{:x?}", bytes);
         }
 
         #[test]

@@ -75,6 +75,16 @@ impl TestGateway {
         Self { addr, admin_addr, shutdown, running, dir }
     }
 
+    /// A gateway that runs elsewhere, in `dir`: to be talked to like one that runs here.
+    pub(crate) fn elsewhere(
+        addr: SocketAddr,
+        admin_addr: SocketAddr,
+        dir: tempfile::TempDir,
+    ) -> Self {
+        let running = tokio::spawn(async {});
+        Self { addr, admin_addr, shutdown: Shutdown::default(), running, dir }
+    }
+
     /// Where the gateway looks for, and makes, its files.
     pub(crate) fn dir(&self) -> &std::path::Path {
         self.dir.path()
@@ -279,7 +289,7 @@ pub(crate) async fn http(addr: SocketAddr, method: &str, path: &str, headers: &s
     parse_answer(&String::from_utf8(bytes).expect("text"))
 }
 
-fn parse_answer(text: &str) -> Answer {
+pub(crate) fn parse_answer(text: &str) -> Answer {
     let (head, body) = text.split_once("\r\n\r\n").expect("a whole head");
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status");

@@ -2,23 +2,20 @@
 
 use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
-use axum::{
-    Extension, Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     http::{
         AdminState, Problem,
-        page::{Checked, Order, Page, Paged},
+        page::{Checked, Named, NoParameters, Order, Page, Paged},
     },
     relay::{
         entrance::Arrival,
         registry::{ActiveLeg, ActiveRelay},
     },
+    wire::Transport,
 };
 
 /// Which relays to list, and in what order. All filters must hold.
@@ -29,12 +26,20 @@ pub(super) struct Filter {
     target_id: Option<String>,
     connection_type: Option<String>,
     /// Of either leg.
-    transport: Option<String>,
+    transport: Option<TransportName>,
     /// Of either leg.
     address: Option<IpAddr>,
     sort: Option<Order<Field>>,
     limit: Option<usize>,
     offset: Option<usize>,
+}
+
+/// As [`Transport::label`] has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TransportName {
+    Tcp,
+    WebSocket,
 }
 
 /// What relays can be ordered by.
@@ -105,7 +110,8 @@ pub(super) async fn list(
 
 pub(super) async fn show(
     State(admin): State<Arc<AdminState>>,
-    Path(uuid): Path<String>,
+    Named(uuid): Named,
+    Checked(NoParameters {}): Checked<NoParameters>,
 ) -> Result<Json<RelayView>, Problem> {
     let newest = named(&admin, &uuid).into_iter().max_by_key(|relay| relay.id);
     newest.map(|relay| Json(RelayView::of(&relay))).ok_or_else(no_such_relay)
@@ -114,7 +120,8 @@ pub(super) async fn show(
 pub(super) async fn close(
     State(admin): State<Arc<AdminState>>,
     Extension(arrival): Extension<Arrival>,
-    Path(uuid): Path<String>,
+    Named(uuid): Named,
+    Checked(NoParameters {}): Checked<NoParameters>,
 ) -> Result<Json<Closed>, Problem> {
     let relays = named(&admin, &uuid);
     if relays.is_empty() {
@@ -148,8 +155,17 @@ impl Filter {
                 relay.target.as_ref().is_some_and(|target| target.as_str() == id)
             })
             && is(self.connection_type.as_ref(), |kind| relay.conn_type.to_string() == *kind)
-            && is(self.transport.as_ref(), |kind| any_leg(&|leg| leg.transport.label() == kind))
-            && is(self.address.as_ref(), |ip| any_leg(&|leg| leg.address.ip() == *ip))
+            && is(self.transport.as_ref(), |kind| any_leg(&|leg| *kind == leg.transport.into()))
+            && is(self.address.as_ref(), |ip| any_leg(&|leg| leg.address.ip() == ip.to_canonical()))
+    }
+}
+
+impl From<Transport> for TransportName {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::WebSocket => Self::WebSocket,
+        }
     }
 }
 
@@ -169,14 +185,15 @@ impl Field {
 impl RelayView {
     fn of(relay: &ActiveRelay) -> Self {
         let [first, second] = &relay.legs;
+        let age = relay.age();
         Self {
             id: relay.id,
             uuid: relay.uuid.as_str().to_owned(),
             target_id: relay.target.as_ref().map(|target| target.as_str().to_owned()),
             connection_type: relay.conn_type.to_string(),
             started: relay.started,
-            age_seconds: relay.age().as_secs_f64(),
-            idle_seconds: relay.idle().as_secs_f64(),
+            age_seconds: age.as_secs_f64(),
+            idle_seconds: relay.idle().min(age).as_secs_f64(),
             waited_seconds: relay.waited.as_secs_f64(),
             bytes: relay.bytes(),
             bytes_per_second: relay.rate(),

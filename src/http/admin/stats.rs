@@ -6,7 +6,10 @@ use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::http::AdminState;
+use crate::http::{
+    AdminState,
+    page::{Checked, NoParameters},
+};
 
 /// The node at a glance.
 #[derive(Debug, Serialize)]
@@ -27,7 +30,10 @@ pub(super) struct Stats {
     bytes_per_second: u64,
 }
 
-pub(super) async fn show(State(admin): State<Arc<AdminState>>) -> Json<Stats> {
+pub(super) async fn show(
+    State(admin): State<Arc<AdminState>>,
+    Checked(NoParameters {}): Checked<NoParameters>,
+) -> Json<Stats> {
     let relays = &admin.parts.relays;
     Json(Stats {
         version: env!("CARGO_PKG_VERSION"),

@@ -1,0 +1,132 @@
+//! The program itself, started as a process.
+
+use std::{
+    io::{BufRead as _, BufReader, Read},
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{TOKEN, TestGateway, eventually};
+
+/// A running relay, killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    /// To talk to.
+    pub(crate) gateway: TestGateway,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Process {
+    /// Starts it on ports of its own in an empty directory, and waits until it listens.
+    pub(crate) async fn start(args: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a directory"), args).await
+    }
+
+    pub(crate) async fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mini_rust_desk_relay_server"))
+            .env_clear()
+            .env("RELAY__ADMIN__TOKEN", TOKEN)
+            .current_dir(dir.path())
+            .args(args)
+            .args(
+                (!args.contains(&"--listen"))
+                    .then_some(["--listen", "127.0.0.1:0"])
+                    .iter()
+                    .flatten(),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let stdout = Lines::of(child.stdout.take().expect("a pipe"));
+        let stderr = Lines::of(child.stderr.take().expect("a pipe"));
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let gateway = TestGateway::elsewhere(nowhere, nowhere, dir);
+        let mut process = Self { child, gateway, stdout, stderr };
+        let addr = process.listener("listening for relay").await;
+        process.gateway.addr = addr;
+        process.gateway.admin_addr = match args.contains(&"--admin-listen") {
+            true => process.listener("listening for the admin API").await,
+            false => addr,
+        };
+        process
+    }
+
+    /// The address in the line that says where it listens.
+    async fn listener(&self, said: &str) -> SocketAddr {
+        let line = self.line(said).await;
+        let (_, after) = line.split_once("address").expect("an address");
+        let after = after.trim_start_matches(['=', '"', ':']);
+        let end = after.find([' ', '"', ',']).unwrap_or(after.len());
+        after[..end].parse().unwrap_or_else(|_| panic!("no address in {line}"))
+    }
+
+    /// The first line of the log that contains `text`, once it is there.
+    pub(crate) async fn line(&self, text: &str) -> String {
+        let mut found = None;
+        eventually(&format!("a line with {text:?} in\n{}", self.log().join("\n")), async || {
+            found = self.log().into_iter().find(|line| line.contains(text));
+            found.is_some()
+        })
+        .await;
+        found.expect("just seen")
+    }
+
+    /// The lines so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.stdout.0.lock().expect("no panic").clone()
+    }
+
+    /// What it said on standard error so far.
+    pub(crate) fn stderr(&self) -> Vec<String> {
+        self.stderr.0.lock().expect("no panic").clone()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_none()
+    }
+
+    /// How it ended, once it has.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        eventually("the program ends", async || !self.is_running()).await;
+        self.child.wait().expect("our child")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Lines {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let seen = lines.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                seen.0.lock().expect("no panic").push(line);
+            }
+        });
+        lines
+    }
+}
