@@ -28,8 +28,9 @@ const READ: usize = 128 << 10;
 /// How much a direction moves before others have their turn.
 const BUDGET: usize = 256 << 10;
 
-/// How long the bytes for a leg that is gone are read and dropped. Closing with bytes unread
-/// would be a reset, and could overtake what the other leg has still to read.
+/// How long a source is waited for once its sink must end: for the rest of the frame in the way of
+/// a Close, then for its end, what else it sends being read and dropped. Closing with bytes unread
+/// would be a reset, and could overtake what the leg has still to read.
 const LINGER: Duration = Duration::from_secs(5);
 
 thread_local! {
@@ -47,7 +48,13 @@ pub(super) struct Scratch {
 
 /// Lends this thread's buffers. Not to be nested.
 pub(super) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
-    SCRATCH.with_borrow_mut(work)
+    SCRATCH.with_borrow_mut(|scratch| {
+        let done = work(scratch);
+        // A message that was gathered from fragments may have been a large one.
+        scratch.output.clear();
+        scratch.output.shrink_to(2 * READ);
+        done
+    })
 }
 
 /// One direction.
@@ -56,6 +63,8 @@ pub(super) struct Flow {
     source_ended: bool,
     /// Whether the sink's sending is over too, so that it is shut down even if a WebSocket.
     hang_up: bool,
+    /// Whether what the source sends makes no sense any more, and is dropped unread.
+    deaf: bool,
     from: Transport,
     to: Transport,
     /// `None`: raw bytes.
@@ -75,6 +84,9 @@ pub(super) struct Flow {
 enum State {
     /// Reading and writing.
     Moving,
+    /// The sink, a WebSocket, is to get a Close: only the frame that is passing goes on, since
+    /// there is no room for a Close inside it.
+    Completing,
     /// Writing what is pending, then the end.
     Finishing,
     /// Reading and dropping.
@@ -114,6 +126,7 @@ impl Flow {
             state: State::Moving,
             source_ended: false,
             hang_up: false,
+            deaf: false,
             from,
             to,
             translator: (!raw).then(|| Box::new(Translator::new(from, to, max))),
@@ -135,6 +148,16 @@ impl Flow {
         self.from == Transport::WebSocket
     }
 
+    /// Where it stands, its deadline included: to be compared only.
+    pub(super) fn standing(&self) -> impl PartialEq + use<> {
+        (self.state, self.linger_until)
+    }
+
+    /// Whether the sink, a WebSocket, has been sent a Close.
+    pub(super) fn has_closed(&self) -> bool {
+        matches!(self.state, State::Discarding | State::Done) && self.close_is_put()
+    }
+
     /// Bytes received since this was last asked; `None` when not even a pending byte moved.
     pub(super) fn take_activity(&mut self) -> Option<u64> {
         std::mem::take(&mut self.active).then(|| std::mem::take(&mut self.received))
@@ -143,70 +166,91 @@ impl Flow {
     /// When this direction must be looked at, at the latest.
     pub(super) fn deadline(&self, write_timeout: Duration) -> Option<Instant> {
         let stalled = self.stalled_since.map(|since| since + write_timeout);
-        [stalled, self.linger_until].into_iter().flatten().min()
+        let waits = matches!(self.state, State::Completing | State::Discarding);
+        [stalled, self.linger_until.filter(|_| waits)].into_iter().flatten().min()
     }
 
     pub(super) fn is_stalled(&self, now: Instant, write_timeout: Duration) -> bool {
         self.stalled_since.is_some_and(|since| now >= since + write_timeout)
     }
 
-    /// Stops waiting for a source whose bytes are dropped, once it had its time.
+    /// Tries the sink of a direction that is stalled. The system calls a socket writable only when
+    /// a good part of its buffer is free; less than that is progress too.
+    pub(super) fn nudge(&mut self, sink: &TcpStream) {
+        if self.stalled_since.is_none() {
+            return;
+        }
+        // An error is found by whoever waits for the socket.
+        let taken = SockRef::from(sink).send(&self.pending[self.written..]).unwrap_or(0);
+        if taken > 0 {
+            self.active = true;
+            self.written += taken;
+            self.stalled_since = Some(Instant::now());
+        }
+        if self.written == self.pending.len() {
+            self.drop_pending();
+            self.stalled_since = None;
+        }
+    }
+
+    /// Stops waiting for a source, once it had its time: the rest of its frame, or its end.
     pub(super) fn expire(&mut self, now: Instant) {
-        if self.state == State::Discarding && self.linger_until.is_some_and(|until| now >= until) {
-            self.state = State::Done;
-            self.linger_until = None;
+        if self.linger_until.is_none_or(|until| now < until) {
+            return;
+        }
+        match self.state {
+            // Its bytes have had their time too, so that the deadline stays where it is.
+            State::Completing => self.state = State::Finishing,
+            State::Discarding => self.done(),
+            State::Moving | State::Finishing | State::Done => {}
         }
     }
 
     /// Nothing more comes from the source: what is pending goes out, then the end, with this Close
-    /// on a WebSocket. Whether the sink now owes a Close of its own.
-    pub(super) fn finish(&mut self, close: ControlPayload) -> bool {
+    /// on a WebSocket.
+    pub(super) fn finish(&mut self, close: ControlPayload) {
         self.source_ended = true;
         match self.state {
-            State::Moving => {
+            State::Moving | State::Completing => {
                 self.ask_for_close(Some(close));
                 self.state = State::Finishing;
-                self.to == Transport::WebSocket
             }
-            State::Discarding => {
-                self.state = State::Done;
-                self.linger_until = None;
-                false
-            }
-            State::Finishing | State::Done => false,
+            State::Discarding => self.done(),
+            State::Finishing | State::Done => {}
+        }
+    }
+
+    /// As [`Flow::finish`], for a source that sends on what cannot be passed on: it is dropped
+    /// until it ends.
+    pub(super) fn give_up(&mut self, close: ControlPayload) {
+        self.deaf = true;
+        if matches!(self.state, State::Moving | State::Completing) {
+            self.early = Box::default();
+            self.ask_for_close(Some(close));
+            self.state = State::Finishing;
         }
     }
 
     /// Nothing more is for the sink, which has ended or must: what is pending goes out, then the
-    /// end, and what the source still sends is dropped.
+    /// end, and what the source still sends is dropped. A Close has to wait for its place.
     pub(super) fn stop(&mut self, close: Option<ControlPayload>) {
         self.hang_up = true;
         if self.state == State::Moving {
-            self.early = Box::default();
+            let in_the_way = close.is_some() && self.is_within_frame();
             self.ask_for_close(close);
-            self.state = State::Finishing;
+            self.state = if in_the_way { State::Completing } else { State::Finishing };
         }
     }
 
     /// The sink is gone: what the source still sends is dropped.
     pub(super) fn discard(&mut self) {
-        self.early = Box::default();
         self.drop_pending();
         self.rest();
     }
 
-    /// As [`Flow::stop`], without caring for the source any more.
-    pub(super) fn cut(&mut self, close: ControlPayload) {
-        self.source_ended = true;
-        self.stop(Some(close));
-        if self.state == State::Discarding {
-            self.state = State::Done;
-        }
-    }
-
     /// Asks for a Pong to the sink, which is the leg that pinged.
     pub(super) fn pong(&mut self, payload: ControlPayload) {
-        if let (State::Moving, Some(translator)) = (self.state, &mut self.translator) {
+        if let Some(translator) = &mut self.translator {
             translator.pong(payload);
         }
     }
@@ -247,11 +291,6 @@ impl Flow {
         }
     }
 
-    /// Writes what is pending and ends the sink, without reading: whether nothing is left to do.
-    pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> bool {
-        !matches!(self.poll_write(cx, sink), Ok(Poll::Pending))
-    }
-
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -289,6 +328,9 @@ impl Flow {
         sink: &TcpStream,
         heard: &mut Heard,
     ) -> Result<(), Broken> {
+        if self.deaf {
+            return Ok(());
+        }
         let discarding = self.state == State::Discarding;
         if !discarding {
             self.received += input.len() as u64;
@@ -317,13 +359,10 @@ impl Flow {
 
     /// Writes what is pending, and the end once it is time.
     fn poll_write(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> Result<Poll<()>, Broken> {
-        if !matches!(self.state, State::Moving | State::Finishing) {
+        if matches!(self.state, State::Discarding | State::Done) {
             return Ok(Poll::Ready(()));
         }
-        if let Some(translator) = &mut self.translator {
-            translator.put_control(&mut self.pending);
-        }
-        if !self.pending.is_empty() {
+        while self.next_pending() {
             let pending = std::mem::take(&mut self.pending);
             let written = self.poll_some(cx, sink, &pending[self.written..]);
             self.pending = pending;
@@ -333,14 +372,32 @@ impl Flow {
             }
             self.drop_pending();
         }
+        if self.state == State::Completing {
+            if self.close_is_put() {
+                self.state = State::Finishing;
+            } else {
+                self.linger();
+            }
+        }
         if self.state == State::Finishing {
-            if self.to == Transport::Tcp || self.hang_up {
+            if self.to == Transport::Tcp || self.hang_up || !self.close_is_put() {
                 // It fails only when the connection is gone, and then it need not be told.
                 let _ = SockRef::from(sink).shutdown(Shutdown::Write);
             }
             self.rest();
         }
         Ok(Poll::Ready(()))
+    }
+
+    /// Whether anything is pending. Control frames join only when all else has gone, or a flood of
+    /// Pings from a client that reads no Pong would pile up here.
+    fn next_pending(&mut self) -> bool {
+        if self.pending.is_empty()
+            && let Some(translator) = &mut self.translator
+        {
+            translator.put_control(&mut self.pending);
+        }
+        !self.pending.is_empty()
     }
 
     /// Writes what the sink takes now, and asks to be woken when it does not take all.
@@ -376,13 +433,31 @@ impl Flow {
 
     /// The sink's part is over: wait for the source's end, unless it came.
     fn rest(&mut self) {
+        self.early = Box::default();
         self.stalled_since = None;
-        if self.source_ended {
-            self.state = State::Done;
-        } else if self.state != State::Done {
+        if self.source_ended || self.state == State::Done {
+            self.done();
+        } else {
             self.state = State::Discarding;
-            self.linger_until.get_or_insert_with(|| Instant::now() + LINGER);
+            self.linger();
         }
+    }
+
+    fn done(&mut self) {
+        self.state = State::Done;
+        self.linger_until = None;
+    }
+
+    fn linger(&mut self) {
+        self.linger_until.get_or_insert_with(|| Instant::now() + LINGER);
+    }
+
+    fn close_is_put(&self) -> bool {
+        self.translator.as_ref().is_some_and(|translator| translator.has_closed())
+    }
+
+    fn is_within_frame(&self) -> bool {
+        self.translator.as_ref().is_some_and(|translator| translator.is_within_frame())
     }
 
     fn ask_for_close(&mut self, close: Option<ControlPayload>) {
