@@ -2,6 +2,8 @@
 
 mod check;
 mod keygen;
+mod probe;
+mod relays;
 mod serve;
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -30,7 +32,9 @@ Examples:
   mini_rust_desk_relay_server                    listen on 21117 and 21119, open to anyone
   mini_rust_desk_relay_server -k _               with the key pair in ./id_ed25519, made if missing
   mini_rust_desk_relay_server -p 21117 -k KEY    as hbbr is called
-  mini_rust_desk_relay_server check              show what is in force, and where it comes from";
+  mini_rust_desk_relay_server check              show what is in force, and where it comes from
+  mini_rust_desk_relay_server relays list        who is relayed right now
+  mini_rust_desk_relay_server probe 127.0.0.1    does it work, and how fast is it?";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -38,6 +42,10 @@ enum Command {
     Check(Settings),
     /// Make an Ed25519 key pair: id_ed25519 for the server, id_ed25519.pub for its clients.
     Keygen(keygen::Keygen),
+    /// List, show or close the active relays of a relay that runs.
+    Relays(relays::Relays),
+    /// Pair with itself through a relay: does it work, and how fast is it?
+    Probe(probe::Probe),
 }
 
 /// Settings that flags can give; everything else is in the configuration.
@@ -83,6 +91,8 @@ pub fn main() -> ExitCode {
         None => serve::run(cli.settings),
         Some(Command::Check(settings)) => check::run(settings),
         Some(Command::Keygen(keygen)) => keygen.run(),
+        Some(Command::Relays(relays)) => relays.run(),
+        Some(Command::Probe(probe)) => probe.run(),
     };
     done.unwrap_or_else(|error| {
         tell(&error);

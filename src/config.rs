@@ -93,7 +93,7 @@ impl Config {
         rules.require(
             self.key.is_empty() || self.key_file.as_os_str().is_empty(),
             &["key", "key_file"],
-            "key and key_file are both set: leave one of them empty",
+            "key and key_file are both set in one place: leave one of them empty",
         );
         rules.apart_from(("admin.listen", &self.admin.listen), ("listen", &self.listen));
         self.front_door.validate(rules);

@@ -42,11 +42,10 @@ impl FrontDoor {
         let deadline = accepted + self.timeout;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
         let mut head = BytesMut::new();
-        let Some(protocol) = self.sniff(&mut connection, &mut head, arrival).await else {
-            return;
-        };
+        // Boxed as the rest is, so that a connection's task has room for where it is and no more.
+        let sniffed = Box::pin(self.sniff(&mut connection, &mut head, arrival)).await;
+        let Some(protocol) = sniffed else { return };
         self.entrance.metrics.connection(protocol.label());
-        // Boxed, so that a connection's task has room for the way it takes and not for all.
         match protocol {
             Protocol::Relay => {
                 let entrance = self.entrance.clone();

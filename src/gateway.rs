@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Secret},
     front_door::FrontDoor,
     http::{self, AdminState, BearerToken, Upgrades},
-    key::{KeyError, KeyRing},
+    key::{KeyError, KeyRing, KeySetting, RelayKey},
     metrics::{self, Exposition, Metrics},
     net::listener::{Connection, ConnectionLimit, ListenError, Listener},
     relay::{
@@ -217,11 +217,7 @@ fn parts(
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
 ) -> Result<Parts, KeyError> {
-    let ring = if config.key_file.as_os_str().is_empty() {
-        KeyRing::from_setting(config.key.expose(), dir)?
-    } else {
-        KeyRing::from_file(&dir.join(&config.key_file))?
-    };
+    let ring = KeyRing::from_read(read_key(config, dir)?, dir)?;
     Ok(Parts {
         metrics: Arc::clone(metrics),
         draining: shutdown.soft().clone(),
@@ -290,18 +286,42 @@ async fn sample(relays: Arc<ActiveRelays>, exposition: Arc<Exposition>, shutdown
 }
 
 fn admin_token(config: &Config, dir: &Path) -> Result<(BearerToken, Option<Secret>), GatewayError> {
+    if let Some(token) = read_token(config, dir)? {
+        return Ok((BearerToken::new(token), None));
+    }
+    let (token, copy) = BearerToken::generate().map_err(GatewayError::Random)?;
+    Ok((token, Some(copy)))
+}
+
+/// The key that `config` asks for, its files looked for in `dir`. Writes nothing.
+///
+/// # Errors
+/// When a file is missing, empty or malformed.
+pub fn read_key(config: &Config, dir: &Path) -> Result<KeySetting, KeyError> {
+    if config.key_file.as_os_str().is_empty() {
+        KeySetting::read(config.key.expose(), dir)
+    } else {
+        RelayKey::from_file(&dir.join(&config.key_file)).map(KeySetting::Key)
+    }
+}
+
+/// The admin token that `config` asks for, its file looked for in `dir`; `None` when each start
+/// makes its own.
+///
+/// # Errors
+/// When the file cannot be read, or holds no token to speak of.
+pub fn read_token(config: &Config, dir: &Path) -> Result<Option<Secret>, GatewayError> {
     let admin = &config.admin;
     if !admin.token.is_empty() {
-        return Ok((BearerToken::new(admin.token.clone()), None));
+        return Ok(Some(admin.token.clone()));
     }
     if admin.token_file.as_os_str().is_empty() {
-        let (token, copy) = BearerToken::generate().map_err(GatewayError::Random)?;
-        return Ok((token, Some(copy)));
+        return Ok(None);
     }
     let path = dir.join(&admin.token_file);
     match std::fs::read_to_string(&path) {
         Ok(text) if text.trim().len() < MIN_TOKEN => Err(GatewayError::ShortToken { path }),
-        Ok(text) => Ok((BearerToken::new(Secret::new(text.trim())), None)),
+        Ok(text) => Ok(Some(Secret::new(text.trim()))),
         Err(source) => Err(GatewayError::TokenFile { path, source }),
     }
 }

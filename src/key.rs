@@ -37,6 +37,17 @@ pub struct KeyPair {
 #[derive(Clone, Debug, Default)]
 pub struct KeyRing(Vec<RelayKey>);
 
+/// What an operator's `key` asks for, before anything is made.
+#[derive(Clone, Debug)]
+pub enum KeySetting {
+    /// No key: an open relay.
+    Open,
+    /// A key pair that is not there yet.
+    NewPair,
+    /// A key.
+    Key(RelayKey),
+}
+
 /// Which of the usual mistakes a wrong key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum KeyFault {
@@ -134,6 +145,27 @@ impl RelayKey {
         }
     }
 
+    /// The key in the file at `path`, read as [`RelayKey::parse`] reads a text, without the white
+    /// space around it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is empty, or holds a damaged secret key.
+    pub fn from_file(path: &Path) -> Result<Self, KeyError> {
+        let text = read(path)?;
+        match text.trim() {
+            "" => Err(KeyError::EmptyFile { path: path.to_owned() }),
+            key => Self::parse(key).map_err(|source| KeyError::BadFile {
+                path: path.to_owned(),
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    /// What clients send.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
     fn verify(&self, sent: &str) -> bool {
         self.0.as_bytes().ct_eq(sent.as_bytes()).into()
     }
@@ -142,6 +174,21 @@ impl RelayKey {
 impl fmt::Debug for RelayKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RelayKey(***)")
+    }
+}
+
+impl KeySetting {
+    /// What `key` asks for: nothing when it is empty; for `-` or `_` the key pair in `dir`;
+    /// anything else as [`RelayKey::parse`]. Writes nothing.
+    ///
+    /// # Errors
+    /// When a key file is malformed or cannot be read.
+    pub fn read(key: &str, dir: &Path) -> Result<Self, KeyError> {
+        match key {
+            "" => Ok(Self::Open),
+            "-" | "_" => read_pair(dir).map(|found| found.map_or(Self::NewPair, Self::Key)),
+            text => RelayKey::parse(text).map(Self::Key),
+        }
     }
 }
 
@@ -157,25 +204,22 @@ impl KeyRing {
     /// # Errors
     /// When a key file is malformed, or cannot be read or written.
     pub fn from_setting(key: &str, dir: &Path) -> Result<Self, KeyError> {
-        match key {
-            "" => Ok(Self::open()),
-            "-" | "_" => Ok(Self(vec![read_or_generate(dir)?])),
-            text => Ok(Self(vec![RelayKey::parse(text)?])),
-        }
+        Self::from_read(KeySetting::read(key, dir)?, dir)
     }
 
-    /// The ring that holds the key in the file at `path`, read as [`RelayKey::parse`] reads it,
-    /// without the white space around it.
+    /// The same for a setting that was read; a new pair is made in `dir`.
     ///
     /// # Errors
-    /// When the file cannot be read, is empty, or holds a damaged secret key.
-    pub fn from_file(path: &Path) -> Result<Self, KeyError> {
-        let text = read(path)?;
-        match text.trim() {
-            "" => Err(KeyError::EmptyFile { path: path.to_owned() }),
-            key => RelayKey::parse(key).map(|key| Self(vec![key])).map_err(|source| {
-                KeyError::BadFile { path: path.to_owned(), source: Box::new(source) }
-            }),
+    /// When a new pair cannot be made or written.
+    pub fn from_read(setting: KeySetting, dir: &Path) -> Result<Self, KeyError> {
+        match setting {
+            KeySetting::Open => Ok(Self::open()),
+            KeySetting::Key(key) => Ok(Self(vec![key])),
+            KeySetting::NewPair => {
+                let pair = KeyPair::generate()?;
+                pair.store(dir)?;
+                Ok(Self(vec![RelayKey(Zeroizing::new(pair.public))]))
+            }
         }
     }
 
@@ -281,17 +325,16 @@ impl KeyPair {
     }
 }
 
-fn read_or_generate(dir: &Path) -> Result<RelayKey, KeyError> {
+/// The key of the pair in `dir`; `None` when there is no pair.
+fn read_pair(dir: &Path) -> Result<Option<RelayKey>, KeyError> {
     let path = dir.join(SECRET_FILE);
     if !path.exists() {
-        let pair = KeyPair::generate()?;
-        pair.store(dir)?;
-        return Ok(RelayKey(Zeroizing::new(pair.public)));
+        return Ok(None);
     }
     let text = read(&path)?;
     decode_secret(text.trim())
         .and_then(|secret| public_half(&secret).ok())
-        .map(|public| RelayKey(Zeroizing::new(public)))
+        .map(|public| Some(RelayKey(Zeroizing::new(public))))
         .ok_or(KeyError::MalformedSecret { path })
 }
 

@@ -11,6 +11,10 @@ pub mod splice;
 
 use std::sync::Arc;
 
+use futures_util::{
+    FutureExt as _,
+    future::{Either, ready},
+};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
@@ -54,15 +58,18 @@ pub fn stack(parts: &Parts) -> RelayStack {
             .layer(RecordLayer::new(metrics))
             .layer(AdmissionLayer::new(draining))
             .layer(RequireKeyLayer::new(ring))
-            .and_then(move |matched| splice(splicer.clone(), matched))
+            .and_then(move |matched| splice(&splicer, matched))
             .service(Pairing::new(room)),
     )
 }
 
-async fn splice(splicer: Splicer, matched: Match) -> Result<Outcome, RelayError> {
+fn splice(
+    splicer: &Splicer,
+    matched: Match,
+) -> impl Future<Output = Result<Outcome, RelayError>> + Send + use<> {
     match matched {
-        Match::Parked => Ok(Outcome::Parked),
-        Match::Paired(paired) => Ok(splicer.splice(*paired).await),
+        Match::Parked => Either::Left(ready(Ok(Outcome::Parked))),
+        Match::Paired(paired) => Either::Right(splicer.splice(*paired).map(Ok)),
     }
 }
 
@@ -73,11 +80,14 @@ pub(crate) mod tests {
     use bytes::BytesMut;
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::*;
+    use super::{entrance::Entrance, *};
     use crate::{
         metrics,
         net::{first_message, listener::ConnectionLimit},
-        wire::rendezvous::{ConnType, request_relay},
+        wire::{
+            Transport,
+            rendezvous::{ConnType, request_relay},
+        },
     };
 
     /// A request over a real socket, and the client's end of it.
@@ -91,5 +101,19 @@ pub(crate) mod tests {
         let head = BytesMut::from(&crate::wire::frame::encode(&payload).unwrap()[..]);
         let (hello, leg) = first_message::from_tcp(connection, head, 4096).await.unwrap();
         (RelayRequest { hello, leg }, client)
+    }
+
+    /// An idle relay is mostly its futures: what one grows by, thousands of relays pay.
+    #[test]
+    fn the_futures_of_a_relay_are_small() {
+        fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+            size_of::<F>()
+        }
+        let relayed = size(|(splicer, matched): (Splicer, Match)| splice(&splicer, matched));
+        let entered = size(|(entrance, connection, head, arrival): (Entrance, _, BytesMut, _)| {
+            entrance.enter(connection, head, Transport::Tcp, arrival)
+        });
+        assert!(relayed <= 1024, "splice: {relayed} bytes");
+        assert!(entered <= 1024, "entrance: {entered} bytes");
     }
 }

@@ -132,6 +132,52 @@ fn each_source_beats_the_weaker_ones() {
 }
 
 #[test]
+fn the_stronger_source_decides_between_a_key_and_its_file() {
+    let scene = Scene::new()
+        .toml("key_file = 'from-file'\n[admin]\ntoken = 'a-token-in-the-file'")
+        .env("RELAY__ADMIN__TOKEN_FILE", "from-env");
+    let flag = Overrides { key: Some(Secret::new("flag")), ..Overrides::default() };
+    let loaded = scene.cli(flag).loaded();
+    assert_eq!(loaded.config.key.expose(), "flag");
+    assert_eq!(loaded.config.key_file, PathBuf::new());
+    assert!(loaded.config.admin.token.is_empty());
+    assert_eq!(loaded.config.admin.token_file, PathBuf::from("from-env"));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    assert_says(
+        &loaded.describe(),
+        &[
+            "key_file = \"\" # from the command line, --key\n",
+            "token = \"\" # from the environment, RELAY__ADMIN__TOKEN_FILE\n",
+        ],
+    );
+    // hbbr's own names are weaker than RELAY__ ones, though both are in the environment.
+    let scene = Scene::new().dotenv("KEY=hbbr").env("RELAY__KEY_FILE", "ours");
+    assert!(scene.loaded().config.key.is_empty());
+    // Both in the file, and neither in force.
+    let scene = Scene::new().toml("key = 'a'\nkey_file = 'b'").env("RELAY__KEY", "c");
+    assert_eq!(scene.loaded().config.key.expose(), "c");
+}
+
+#[test]
+fn an_empty_value_beats_no_rival() {
+    let scene = Scene::new().toml("key_file = 'file'").env("RELAY__KEY", "");
+    assert_eq!(scene.loaded().config.key_file, PathBuf::from("file"));
+    let scene = Scene::new().toml("key = 'key'").env("RELAY__KEY_FILE", "");
+    assert_eq!(scene.loaded().config.key.expose(), "key");
+}
+
+#[test]
+fn two_of_one_source_are_a_problem() {
+    let both = "key and key_file are both set in one place";
+    let scene = Scene::new().env("RELAY__KEY", "a").env("RELAY__KEY_FILE", "b");
+    let places = "the environment, RELAY__KEY and the environment, RELAY__KEY_FILE";
+    assert_says(&scene.problems(), &[both, places]);
+    let key_file = Some(PathBuf::from("b"));
+    let flags = Overrides { key: Some(Secret::new("a")), key_file, ..Overrides::default() };
+    assert_says(&Scene::new().cli(flags).problems(), &[both, "--key and ", "--key-file"]);
+}
+
+#[test]
 fn sections_are_merged_key_by_key() {
     let scene = Scene::new()
         .toml("[pairing]\ntimeout = '40s'\nmax_waiting = 7\n[log]\nformat = 'json'")

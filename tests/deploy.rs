@@ -158,7 +158,6 @@ fn selectors_select_the_relay() {
 // The settings, as the relay itself takes them
 
 #[test]
-#[ignore = "until check lands"]
 fn the_relay_accepts_every_configuration_here() {
     let home = tempfile::tempdir().unwrap();
     let (key, token) = (home.path().join("relay-key"), home.path().join("admin-token"));

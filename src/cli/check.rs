@@ -1,11 +1,17 @@
-//! `check`: the configuration as it is in force.
+//! `check`: the configuration as it is in force, and whether the files that it names will do.
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
-use super::Settings;
+use super::{Settings, tell};
+use crate::{
+    config::Config,
+    gateway::{read_key, read_token},
+    key::KeySetting,
+};
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let loaded = settings.load()?;
@@ -14,5 +20,28 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     }
     // A reader such as `head` may go before all is written.
     let _ = io::stdout().write_all(loaded.describe().as_bytes());
-    Ok(ExitCode::SUCCESS)
+    Ok(check_files(&loaded.config, Path::new(".")))
+}
+
+/// What serving would stumble over, without what serving would make.
+fn check_files(config: &Config, dir: &Path) -> ExitCode {
+    let mut done = ExitCode::SUCCESS;
+    match read_key(config, dir) {
+        Ok(KeySetting::Key(_)) => {}
+        Ok(KeySetting::Open) => {
+            eprintln!("warning: no key is set, so anyone may relay through this machine");
+        }
+        Ok(KeySetting::NewPair) => eprintln!(
+            "warning: there is no id_ed25519 in the working directory yet: a key pair will be made there at start"
+        ),
+        Err(error) => {
+            tell(&error.into());
+            done = ExitCode::FAILURE;
+        }
+    }
+    if let Err(error) = read_token(config, dir) {
+        tell(&error.into());
+        done = ExitCode::FAILURE;
+    }
+    done
 }

@@ -28,7 +28,7 @@ impl AdminConfig {
         rules.require(
             self.token.is_empty() || self.token_file.as_os_str().is_empty(),
             &["admin.token", "admin.token_file"],
-            "token and token_file are both set: leave one of them empty",
+            "token and token_file are both set in one place: leave one of them empty",
         );
         let long_enough = self.token.expose().chars().count() >= SHORTEST_TOKEN;
         rules.require(

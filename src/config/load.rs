@@ -2,6 +2,7 @@
 //! value, or everything that is wrong at once.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
@@ -80,7 +81,8 @@ impl Origins {
 
 /// Reads every source, and lays the stronger over the weaker: the command line over `RELAY__`
 /// variables over hbbr's names in `.env` over these in the environment over the TOML file over
-/// the defaults. A wrong value is a problem even where a stronger one hides it.
+/// the defaults. A wrong value is a problem even where a stronger one hides it; a `key` and a
+/// `key_file`, though, are one problem only where neither source is the stronger.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let schema = Schema::new();
     let mut stack = Stack::default();
@@ -93,21 +95,28 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     stack.finish()
 }
 
+/// Two ways to say one thing. Only one of each can be in force.
+const RIVALS: [[&str; 2]; 2] = [["key", "key_file"], ["admin.token", "admin.token_file"]];
+
 /// The settings so far, weakest first.
 #[derive(Default)]
 struct Stack {
-    settings: Vec<Setting>,
+    /// Each with the strength of its source.
+    settings: Vec<(usize, Setting)>,
+    /// How many sources there were.
+    sources: usize,
     problems: Vec<Problem>,
     warnings: Vec<String>,
 }
 
 impl Stack {
     fn add(&mut self, reading: Reading) {
+        self.sources += 1;
         self.problems.extend(reading.problems);
         self.warnings.extend(reading.warnings);
         for setting in reading.settings {
             match Schema::check(&setting) {
-                Ok(()) => self.settings.push(setting),
+                Ok(()) => self.settings.push((self.sources, setting)),
                 Err(problem) => self.problems.push(problem),
             }
         }
@@ -115,7 +124,7 @@ impl Stack {
 
     fn figment(&self) -> Figment {
         let defaults = Figment::from(Serialized::defaults(Config::default()));
-        self.settings.iter().fold(defaults, Figment::merge)
+        self.settings.iter().map(|(_, setting)| setting).fold(defaults, Figment::merge)
     }
 
     /// The listeners so far, for the flag or name that only moves them to another address.
@@ -123,8 +132,29 @@ impl Stack {
         self.figment().extract::<Config>().map(|config| config.listen).unwrap_or_default()
     }
 
+    /// Of two rivals from different sources the stronger stands and empties the other: `--key`
+    /// beats the `key_file` of a file. Two from one source are left for the rules to refuse.
+    fn settle_rivals(&mut self) {
+        for [one, other] in RIVALS {
+            let (Some(found), Some(rival)) = (self.said(one), self.said(other)) else { continue };
+            let (weaker, winner) = match found.0.cmp(&rival.0) {
+                Ordering::Less => (one, rival),
+                Ordering::Greater => (other, found),
+                Ordering::Equal => continue,
+            };
+            let emptied = Setting::new(weaker, "", &winner.1.origin);
+            self.settings.push((winner.0, emptied));
+        }
+    }
+
+    /// What is in force for a key, with its strength; `None` if that is no more than emptiness.
+    fn said(&self, key: &str) -> Option<&(usize, Setting)> {
+        self.settings.iter().rfind(|(_, set)| set.key == key).filter(|(_, set)| is_said(set))
+    }
+
     fn finish(mut self) -> Result<Loaded, Problems> {
-        let origins = self.settings.iter().map(|set| (set.key.clone(), set.origin.clone()));
+        self.settle_rivals();
+        let origins = self.settings.iter().map(|(_, set)| (set.key.clone(), set.origin.clone()));
         let origins = Origins(origins.collect());
         let config = self.figment().extract::<Config>().unwrap_or_else(|error| {
             // Each setting was tried alone, so this would be a fault of ours.
@@ -163,8 +193,8 @@ impl Stack {
     /// relay whose file has a key.
     fn warn_of_opening(&mut self, config: &Config, origins: &Origins) {
         let is_key = |set: &&Setting| set.key == "key" || set.key == "key_file";
-        let is_set = |set: &&Setting| set.value.as_str().is_some_and(|text| !text.is_empty());
-        let hidden = self.settings.iter().filter(is_key).find(is_set);
+        let hidden =
+            self.settings.iter().map(|(_, set)| set).filter(is_key).find(|set| is_said(set));
         if let Some(hidden) = hidden
             && config.key.is_empty()
             && config.key_file.as_os_str().is_empty()
@@ -177,4 +207,8 @@ impl Stack {
             ));
         }
     }
+}
+
+fn is_said(setting: &Setting) -> bool {
+    setting.value.as_str().is_some_and(|text| !text.is_empty())
 }

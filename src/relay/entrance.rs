@@ -51,10 +51,9 @@ impl Entrance {
         transport: Transport,
         arrival: Arrival,
     ) {
-        let Some((hello, leg)) = self.first_message(connection, head, transport, arrival).await
-        else {
-            return;
-        };
+        // Boxed, so that a relay's task does not keep room for what is over.
+        let said = Box::pin(self.first_message(connection, head, transport, arrival)).await;
+        let Some((hello, leg)) = said else { return };
         self.metrics.first_frame.record(arrival.accepted.elapsed());
         // What the stack refuses, it has recorded itself.
         let _ = self.stack.oneshot(RelayRequest { hello, leg }).await;

@@ -1,6 +1,6 @@
 //! The bytes across two legs, from pairing to the end.
 //!
-//! One task owns a pair and turns both directions in it, each a [`Flow`]: neither can stop the
+//! One task owns a pair and turns both directions in it, each a `Flow`: neither can stop the
 //! other. Here are the deadlines, and what the end of one direction means for the other. How bytes
 //! are read, translated and written is `flow`'s and `translate`'s.
 
@@ -56,11 +56,15 @@ pub struct Splicer {
 
 impl Splicer {
     /// Moves bytes between the two legs until both have ended, or something ends them.
-    pub async fn splice(self, paired: Paired) -> Outcome {
+    pub fn splice(&self, paired: Paired) -> impl Future<Output = Outcome> + Send + use<> {
+        // Made before the future is, which then has room for the relay and not for the pair too.
         let guard = self.registry.enter(&paired);
-        let end = Splice::new(paired, Arc::clone(guard.relay()), &self.limits).run().await;
-        guard.end(end);
-        Outcome::Relayed(end)
+        let mut splice = Splice::new(paired, Arc::clone(guard.relay()), &self.limits);
+        async move {
+            let end = splice.run().await;
+            guard.end(end);
+            Outcome::Relayed(end)
+        }
     }
 }
 
@@ -112,7 +116,7 @@ impl Splice {
         }
     }
 
-    async fn run(mut self) -> End {
+    async fn run(&mut self) -> End {
         let relay = Arc::clone(&self.relay);
         let mut closing = pin!(relay.closing().cancelled());
         let mut timer = pin!(sleep_until(self.next_look()));
@@ -274,7 +278,7 @@ impl Splice {
     }
 
     /// Cuts the relay short: what is pending goes out, and WebSockets are told.
-    async fn cut(mut self, end: End) -> End {
+    async fn cut(&mut self, end: End) -> End {
         for flow in &mut self.flows {
             flow.cut(ControlPayload::status(GOING_AWAY));
         }
