@@ -45,16 +45,20 @@ impl Shutdown {
         &self.tracker
     }
 
-    /// Drains at the first SIGTERM or SIGINT (Ctrl-C), ends at the second. Runs until the hard
-    /// token is cancelled.
+    /// Drains at the first SIGTERM or SIGINT (Ctrl-C), ends at the second. They are listened for
+    /// from here on, and acted upon by the future, which runs until the hard token is cancelled.
     ///
     /// # Errors
     /// When the process cannot listen for signals.
-    pub async fn on_signals(&self) -> std::io::Result<()> {
-        let mut signals = Signals::new()?;
+    pub fn on_signals(&self) -> std::io::Result<impl Future<Output = ()> + use<>> {
+        let signals = Signals::new()?;
+        Ok(self.clone().obey(signals))
+    }
+
+    async fn obey(self, mut signals: Signals) {
         tokio::select! {
             () = signals.next() => {}
-            () = self.hard.cancelled() => return Ok(()),
+            () = self.hard.cancelled() => return,
         }
         tracing::info!("shutting down: relays may finish; a second signal ends them at once");
         self.drain();
@@ -65,7 +69,6 @@ impl Shutdown {
             }
             () = self.hard.cancelled() => {}
         }
-        Ok(())
     }
 }
 

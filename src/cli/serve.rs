@@ -20,13 +20,9 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let gateway = Gateway::bind(config, Path::new("."))?;
+        // Before it says that it is up: whoever waits for that may send one at once.
+        let signals = gateway.shutdown().on_signals().context("cannot listen for signals")?;
         announce(&gateway);
-        let shutdown = gateway.shutdown().clone();
-        let signals = async {
-            if let Err(error) = shutdown.on_signals().await {
-                tracing::error!(%error, "cannot listen for signals: stop this process with SIGKILL");
-            }
-        };
         tokio::join!(gateway.run(), signals);
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)

@@ -105,7 +105,8 @@ pub fn request_relay(uuid: &str, target: &str, licence_key: &str, conn_type: Con
 /// The name that two legs share. Any text: clients send a UUID, the relay only compares it.
 pub type RelayUuid = Text;
 
-/// Text that a peer chose. `Display` escapes what could forge a log line or upset a terminal.
+/// Text that a peer chose. `Display` escapes what could forge a log line or upset a terminal, and
+/// spaces: a filter that bans by a phrase in the log must not find that phrase in a name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text(Box<str>);
 
@@ -125,10 +126,12 @@ impl From<&str> for Text {
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.bytes().all(|byte| byte.is_ascii_graphic()) {
-            f.write_str(&self.0)
-        } else {
-            fmt::Display::fmt(&self.0.escape_default(), f)
+            return f.write_str(&self.0);
         }
+        self.0.chars().try_for_each(|c| match c {
+            ' ' => fmt::Display::fmt(&c.escape_unicode(), f),
+            c => fmt::Display::fmt(&c.escape_default(), f),
+        })
     }
 }
 

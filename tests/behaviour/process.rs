@@ -3,7 +3,8 @@
 use std::{
     io::{BufRead as _, BufReader, Read},
     net::SocketAddr,
-    process::{Child, Command, ExitStatus, Stdio},
+    os::unix::process::ExitStatusExt as _,
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -103,10 +104,11 @@ impl Process {
         self.child.try_wait().expect("our child").is_none()
     }
 
-    /// How it ended, once it has.
-    pub(crate) async fn ended(&mut self) -> ExitStatus {
+    /// The code that it ended with, once it has; a signal's number, negative, if that ended it.
+    pub(crate) async fn ended(&mut self) -> i32 {
         eventually("the program ends", async || !self.is_running()).await;
-        self.child.wait().expect("our child")
+        let status = self.child.wait().expect("our child");
+        status.code().unwrap_or_else(|| -status.signal().expect("a code or a signal"))
     }
 }
 
