@@ -12,7 +12,7 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
-use hyper::upgrade::{OnUpgrade, Parts};
+use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Io, Problem, problem};
 use crate::{
+    net::listener::Connection,
     relay::entrance::{Arrival, Entrance},
     wire::Transport,
 };
@@ -94,13 +95,20 @@ async fn become_leg(upgrades: Upgrades, on_upgrade: OnUpgrade, arrival: Arrival)
         Ok(Err(error)) => return entrance.refuse(arrival.peer, "io", &error),
         Err(_) => return entrance.refuse(arrival.peer, "timeout", &"its upgrade took too long"),
     };
-    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<Io>() else {
+    let Some((connection, head)) = taken_back(upgraded) else {
         // The front door serves no other kind of connection.
         tracing::error!("an upgraded connection is not of the kind that was served");
         return;
     };
+    Box::pin(entrance.enter(connection, head, Transport::WebSocket, arrival)).await;
+}
+
+/// The connection, and what was read beyond the request. Nothing of hyper's outlives this: its
+/// buffer would stay for as long as the relay.
+fn taken_back(upgraded: Upgraded) -> Option<(Connection, BytesMut)> {
+    let Parts { io, read_buf, .. } = upgraded.downcast::<Io>().ok()?;
     let (unread, connection) = io.into_inner().into_inner().into_parts();
     let mut head = BytesMut::from(&read_buf[..]);
     head.extend_from_slice(&unread);
-    Box::pin(entrance.enter(connection, head, Transport::WebSocket, arrival)).await;
+    Some((connection, head))
 }
