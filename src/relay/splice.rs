@@ -183,7 +183,11 @@ impl Splice {
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Progress {
-        let (source, sink) = (&self.sockets[from.at()], &self.sockets[from.other().at()]);
+        let [first, second] = &mut self.sockets;
+        let (source, sink) = match from {
+            LegIndex::First => (first, second),
+            LegIndex::Second => (second, first),
+        };
         let flow = &mut self.flows[from.at()];
         let mut heard = Heard::default();
         let before = flow.standing();

@@ -7,12 +7,17 @@
 use std::{
     io,
     net::Shutdown,
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use socket2::SockRef;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    io::{AsyncRead as _, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
 
 use super::{
     outbox::{Gone, Outbox},
@@ -221,8 +226,8 @@ impl Flow {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &TcpStream,
-        sink: &TcpStream,
+        source: &mut TcpStream,
+        sink: &mut TcpStream,
         scratch: &mut Scratch,
         heard: &mut Heard,
     ) -> Result<Step, Broken> {
@@ -256,7 +261,7 @@ impl Flow {
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        source: &TcpStream,
+        source: &mut TcpStream,
         input: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         if !self.early.is_empty() {
@@ -267,19 +272,10 @@ impl Flow {
             self.early = early[len..].into();
             return Poll::Ready(Ok(len));
         }
-        loop {
-            match source.try_read(input) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match source.poll_read_ready(cx) {
-                        Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                        Poll::Pending => return Poll::Pending,
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => return Poll::Ready(read),
-            }
-        }
+        // Not `try_read`: after less than it asked for, this knows that there is no more, and saves
+        // the call that would say so.
+        let mut input = ReadBuf::new(input);
+        Pin::new(source).poll_read(cx, &mut input).map_ok(|()| input.filled().len())
     }
 
     fn pass_on(
@@ -287,7 +283,7 @@ impl Flow {
         cx: &mut Context<'_>,
         input: &[u8],
         output: &mut Vec<u8>,
-        sink: &TcpStream,
+        sink: &mut TcpStream,
         heard: &mut Heard,
     ) -> Result<(), Broken> {
         if self.deaf {
@@ -319,7 +315,11 @@ impl Flow {
     }
 
     /// Writes what is pending, and the end once it is time.
-    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> Result<Poll<()>, Broken> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut TcpStream,
+    ) -> Result<Poll<()>, Broken> {
         if matches!(self.state, State::Discarding | State::Done) {
             return Ok(Poll::Ready(()));
         }
@@ -339,7 +339,7 @@ impl Flow {
         if self.state == State::Finishing {
             if self.to == Transport::Tcp || self.hang_up || !self.close_is_put() {
                 // It fails only when the connection is gone, and then it need not be told.
-                let _ = SockRef::from(sink).shutdown(Shutdown::Write);
+                let _ = SockRef::from(&*sink).shutdown(Shutdown::Write);
             }
             self.rest();
         }

@@ -1,13 +1,13 @@
 //! What one direction has for its sink and the sink has not taken: the whole of its memory.
 
 use std::{
-    io,
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use socket2::SockRef;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{io::AsyncWrite as _, net::TcpStream, time::Instant};
 
 /// Bytes on their way into a socket.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Outbox {
     pub(super) fn send(
         &mut self,
         cx: &mut Context<'_>,
-        sink: &TcpStream,
+        sink: &mut TcpStream,
         bytes: &[u8],
     ) -> Result<usize, Gone> {
         debug_assert!(self.is_empty(), "bytes would overtake others");
@@ -55,7 +55,11 @@ impl Outbox {
     }
 
     /// Writes what waits, as much as the socket takes now. How many bytes that was.
-    pub(super) fn flush(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> Result<usize, Gone> {
+    pub(super) fn flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut TcpStream,
+    ) -> Result<usize, Gone> {
         let taken = poll_write(cx, sink, &self.pending[self.written..])?;
         self.written += taken;
         self.note(taken);
@@ -93,20 +97,13 @@ impl Outbox {
 }
 
 /// Writes what the socket takes now, and asks to be woken when it does not take all.
-fn poll_write(cx: &mut Context<'_>, sink: &TcpStream, bytes: &[u8]) -> Result<usize, Gone> {
+fn poll_write(cx: &mut Context<'_>, sink: &mut TcpStream, bytes: &[u8]) -> Result<usize, Gone> {
     let mut written = 0;
     while written < bytes.len() {
-        match sink.try_write(&bytes[written..]) {
-            Ok(len) => written += len,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match sink.poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Err(Gone),
-                    Poll::Pending => break,
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Err(Gone),
+        match Pin::new(&mut *sink).poll_write(cx, &bytes[written..]) {
+            Poll::Ready(Ok(len)) => written += len,
+            Poll::Ready(Err(_)) => return Err(Gone),
+            Poll::Pending => break,
         }
     }
     Ok(written)
