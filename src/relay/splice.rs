@@ -5,6 +5,8 @@
 //! are read, translated and written is `flow`'s and `translate`'s.
 
 mod flow;
+mod outbox;
+mod scratch;
 mod translate;
 
 use std::{
@@ -21,7 +23,8 @@ use tokio::{
 };
 
 use self::{
-    flow::{Broken, Flow, Scratch, Step, with_scratch},
+    flow::{Broken, Flow, Step},
+    scratch::{Scratch, with_scratch},
     translate::Heard,
 };
 use super::{
@@ -37,8 +40,11 @@ use crate::{
 /// How long a WebSocket may be silent after our Close before its own is no longer waited for.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a relay that is cut short may take to say so.
+/// How long a relay that is cut short may take to say so, and be heard.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How often in a turn the directions may give each other something to do.
+const ROUNDS: usize = 8;
 
 /// The status codes of Close frames (RFC 6455, section 7.4.1).
 const NORMAL: u16 = 1000;
@@ -146,7 +152,7 @@ impl Splice {
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         with_scratch(|scratch| {
-            loop {
+            for _ in 0..ROUNDS {
                 let mut spent = false;
                 let mut again = false;
                 for from in LegIndex::BOTH {
@@ -167,6 +173,7 @@ impl Splice {
                     return if rearm { Poll::Ready(Turn::Rearm) } else { Poll::Pending };
                 }
             }
+            Poll::Ready(Turn::Yield)
         })
     }
 
@@ -179,15 +186,18 @@ impl Splice {
         let (source, sink) = (&self.sockets[from.at()], &self.sockets[from.other().at()]);
         let flow = &mut self.flows[from.at()];
         let mut heard = Heard::default();
+        let before = flow.standing();
         let step = flow.poll(cx, source, sink, scratch, &mut heard);
+        self.rearm |= flow.standing() != before;
         if let Some(received) = flow.take_activity() {
             self.relay.received(from, received);
         }
         let told = self.hear(from, heard);
         match step {
             Ok(Step::Blocked) if !told => return Progress::Blocked,
-            Ok(Step::Spent) if !told => return Progress::Spent,
-            Ok(Step::Blocked | Step::Spent) => {}
+            Ok(Step::Blocked) => {}
+            // What was heard is acted on in the next turn: a flood of Pings is no reason for more.
+            Ok(Step::Spent) => return Progress::Spent,
             Ok(Step::Ended) => self.source_ended(from),
             Err(broken) => self.broken(from, broken),
         }
@@ -203,7 +213,7 @@ impl Splice {
         }
         if let Some(close) = close {
             self.end.get_or_insert(End::Closed(from));
-            self.finish(from, NORMAL);
+            self.flows[from.at()].finish(ControlPayload::status(NORMAL));
             self.flows[from.other().at()].stop(Some(close.close_reply()));
         }
         ping.is_some() || close.is_some()
@@ -212,7 +222,7 @@ impl Splice {
     /// A leg's last byte was read.
     fn source_ended(&mut self, from: LegIndex) {
         self.end.get_or_insert(End::Closed(from));
-        self.finish(from, NORMAL);
+        self.flows[from.at()].finish(ControlPayload::status(NORMAL));
         if self.flows[from.at()].reads_websocket() {
             // It ended both ways at once: there is no half-closed WebSocket.
             self.flows[from.other().at()].stop(None);
@@ -225,7 +235,7 @@ impl Splice {
         match broken {
             Broken::Source => {
                 self.end.get_or_insert(End::Reset(from));
-                self.finish(from, GOING_AWAY);
+                self.flows[from.at()].finish(ControlPayload::status(GOING_AWAY));
                 self.flows[across].discard();
             }
             Broken::Sink => {
@@ -234,21 +244,14 @@ impl Splice {
             }
             Broken::TooLong => {
                 self.end.get_or_insert(End::MessageTooLong(from));
-                self.finish(from, GOING_AWAY);
+                self.flows[from.at()].give_up(ControlPayload::status(TOO_LONG));
                 self.flows[across].stop(Some(ControlPayload::status(TOO_LONG)));
             }
             Broken::Protocol(fault) => {
                 self.end.get_or_insert(End::WebSocketProtocol(from));
-                self.finish(from, GOING_AWAY);
+                self.flows[from.at()].give_up(ControlPayload::status(GOING_AWAY));
                 self.flows[across].stop(Some(ControlPayload::status(fault.close_code())));
             }
-        }
-    }
-
-    fn finish(&mut self, from: LegIndex, code: u16) {
-        if self.flows[from.at()].finish(ControlPayload::status(code)) {
-            // The WebSocket across gets a Close and owes us one; a silent one not for ever.
-            self.idle_limit = self.idle_limit.min(CLOSE_WAIT);
         }
     }
 
@@ -258,11 +261,15 @@ impl Splice {
         for from in LegIndex::BOTH {
             let flow = &mut self.flows[from.at()];
             flow.expire(now);
+            flow.nudge(&self.sockets[from.other().at()]);
             if flow.is_stalled(now, self.write_timeout) {
                 return Some(End::WriteTimeout(from.other()));
             }
+            if let Some(received) = flow.take_activity() {
+                self.relay.received(from, received);
+            }
         }
-        if self.relay.idle() >= self.idle_limit {
+        if self.relay.idle() >= self.idle_limit() {
             return Some(self.end.unwrap_or(End::Idle));
         }
         timer.reset(self.next_look());
@@ -270,30 +277,40 @@ impl Splice {
     }
 
     fn next_look(&self) -> Instant {
-        let quiet = self.idle_limit.saturating_sub(self.relay.idle());
+        let quiet = self.idle_limit().saturating_sub(self.relay.idle());
         // A direction that stalls later still has to be seen in time.
         let latest = Instant::now() + quiet.min(self.write_timeout);
         let deadlines = self.flows.iter().filter_map(|flow| flow.deadline(self.write_timeout));
         deadlines.fold(latest, Instant::min)
     }
 
-    /// Cuts the relay short: what is pending goes out, and WebSockets are told.
-    async fn cut(&mut self, end: End) -> End {
-        for flow in &mut self.flows {
-            flow.cut(ControlPayload::status(GOING_AWAY));
+    fn idle_limit(&self) -> Duration {
+        if self.flows.iter().any(Flow::has_closed) {
+            // That WebSocket owes us a Close; a silent one is not waited for as long.
+            return self.idle_limit.min(CLOSE_WAIT);
         }
-        // A leg that takes nothing does not hear the farewell either.
-        let _ = timeout(FAREWELL, poll_fn(|cx| self.poll_farewell(cx))).await;
-        end
+        self.idle_limit
     }
 
-    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut said = true;
-        for from in LegIndex::BOTH {
-            let sink = &self.sockets[from.other().at()];
-            said &= self.flows[from.at()].poll_farewell(cx, sink);
+    /// Cuts the relay short: what is pending goes out, and WebSockets are told. Then the legs have
+    /// a moment to end by themselves, since closing with bytes unread would be a reset, and could
+    /// overtake the rest.
+    async fn cut(&mut self, end: End) -> End {
+        for flow in &mut self.flows {
+            flow.stop(Some(ControlPayload::status(GOING_AWAY)));
         }
-        if said { Poll::Ready(()) } else { Poll::Pending }
+        let farewell = async {
+            loop {
+                match poll_fn(|cx| self.poll_turn(cx)).await {
+                    Turn::Done => return,
+                    Turn::Rearm => {}
+                    Turn::Yield => tokio::task::yield_now().await,
+                }
+            }
+        };
+        // A leg that takes nothing does not hear the farewell either.
+        let _ = timeout(FAREWELL, farewell).await;
+        end
     }
 }
 

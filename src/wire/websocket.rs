@@ -106,17 +106,27 @@ impl ControlPayload {
         payload
     }
 
-    /// What a Close frame of this payload is answered with: its status code alone, or nothing.
+    /// What a Close frame of this payload is answered with: its status code alone, nothing to
+    /// nothing, and 1002 to what is no status (RFC 6455, section 7.4).
     pub fn close_reply(&self) -> Self {
-        let mut reply = *self;
-        reply.len = if self.len >= 2 { 2 } else { 0 };
-        reply
+        match *self.as_slice() {
+            [] => Self { len: 0, ..*self },
+            [high, low, ..] if may_be_sent(u16::from_be_bytes([high, low])) => {
+                Self { len: 2, ..*self }
+            }
+            _ => Self::status(1002),
+        }
     }
 
     /// The payload.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
+}
+
+/// Whether a status code may stand in a Close frame; some only stand for there being none.
+const fn may_be_sent(status: u16) -> bool {
+    matches!(status, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 /// Appends the header of a data frame, as a server sends it. Every message goes out as Binary.

@@ -1,16 +1,25 @@
 //! The relay's behaviour, over real sockets against a started gateway.
 
 mod admin;
+mod bulk;
 mod by_hand;
 mod drain;
+mod early_bytes;
+mod endings;
 mod front_door;
+mod half_close;
+mod halves;
 mod keys;
 mod logs;
 mod metrics;
+mod mixed_transports;
 mod pairing;
 mod process;
+mod raw_websocket;
 #[path = "../support/requirement.rs"]
 mod requirement;
+mod slow_readers;
 mod support;
 mod upgrade;
 mod vectors;
+mod websocket_frames;

@@ -324,3 +324,42 @@ async fn read_frame(socket: &mut TcpStream) -> Option<Vec<u8>> {
     socket.read_exact(&mut payload).await.expect("a whole frame");
     Some(payload)
 }
+
+impl TestGateway {
+    /// Nothing is left of any leg or relay: what counts them says so, and only the connection
+    /// that asks is open.
+    pub(crate) async fn until_quiet(&self) {
+        eventually("nothing is left", async || {
+            let stats = self.get("/api/v1/stats").await.json();
+            let is = |name: &str, value: u64| stats[name].as_u64() == Some(value);
+            is("connections_open", 1) && is("legs_waiting", 0) && is("relays_active", 0)
+        })
+        .await;
+        self.until_metric("relay_waiting_legs", 0.0).await;
+        self.until_metric("relay_connections_open", 1.0).await;
+        for transport in ["tcp", "websocket", "mixed"] {
+            let series = format!("relay_active_relays{{transport=\"{transport}\"}}");
+            self.until_metric(&series, 0.0).await;
+        }
+    }
+
+    /// A relay between two new legs, by its name.
+    pub(crate) async fn named_pair(
+        &self,
+        uuid: &str,
+        first: Transport,
+        second: Transport,
+    ) -> (Client, Client) {
+        let first = self.leg(first, uuid).await;
+        self.until_waiting(uuid).await;
+        let second = self.leg(second, uuid).await;
+        self.until_active(uuid).await;
+        (first, second)
+    }
+
+    /// Bytes that the relay has taken from each leg of the relay `uuid`.
+    pub(crate) async fn taken(&self, uuid: &str) -> [u64; 2] {
+        let relay = self.get(&format!("/api/v1/relays/{uuid}")).await.json();
+        [0, 1].map(|leg| relay["legs"][leg]["sent_bytes"].as_u64().expect("a number"))
+    }
+}

@@ -5,7 +5,6 @@
 //! An idle direction holds no memory.
 
 use std::{
-    cell::RefCell,
     io,
     net::Shutdown,
     task::{Context, Poll},
@@ -15,40 +14,23 @@ use std::{
 use socket2::SockRef;
 use tokio::{net::TcpStream, time::Instant};
 
-use super::translate::{Heard, Translator, Unreadable};
+use super::{
+    outbox::{Gone, Outbox},
+    scratch::Scratch,
+    translate::{Heard, Translator, Unreadable},
+};
 use crate::wire::{
     Transport,
     websocket::{ControlPayload, Fault},
 };
 
-/// How much one read takes at most, and so the most that a slow sink makes a direction keep
-/// (twice that, should every frame be empty and its header grow).
-const READ: usize = 128 << 10;
-
 /// How much a direction moves before others have their turn.
 const BUDGET: usize = 256 << 10;
 
-/// How long the bytes for a leg that is gone are read and dropped. Closing with bytes unread
-/// would be a reset, and could overtake what the other leg has still to read.
+/// How long a source is waited for once its sink must end: for the rest of the frame in the way of
+/// a Close, then for its end, what else it sends being read and dropped. Closing with bytes unread
+/// would be a reset, and could overtake what the leg has still to read.
 const LINGER: Duration = Duration::from_secs(5);
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        input: vec![0; READ].into_boxed_slice(),
-        output: Vec::new(),
-    });
-}
-
-/// The buffers that the relays of a thread share, one at a time.
-pub(super) struct Scratch {
-    input: Box<[u8]>,
-    output: Vec<u8>,
-}
-
-/// Lends this thread's buffers. Not to be nested.
-pub(super) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
-    SCRATCH.with_borrow_mut(work)
-}
 
 /// One direction.
 pub(super) struct Flow {
@@ -56,16 +38,15 @@ pub(super) struct Flow {
     source_ended: bool,
     /// Whether the sink's sending is over too, so that it is shut down even if a WebSocket.
     hang_up: bool,
+    /// Whether what the source sends makes no sense any more, and is dropped unread.
+    deaf: bool,
     from: Transport,
     to: Transport,
     /// `None`: raw bytes.
     translator: Option<Box<Translator>>,
     /// What was read before pairing.
     early: Box<[u8]>,
-    /// Translated bytes that the sink has not taken, from `written` on.
-    pending: Vec<u8>,
-    written: usize,
-    stalled_since: Option<Instant>,
+    outbox: Outbox,
     linger_until: Option<Instant>,
     received: u64,
     active: bool,
@@ -75,6 +56,9 @@ pub(super) struct Flow {
 enum State {
     /// Reading and writing.
     Moving,
+    /// The sink, a WebSocket, is to get a Close: only the frame that is passing goes on, since
+    /// there is no room for a Close inside it.
+    Completing,
     /// Writing what is pending, then the end.
     Finishing,
     /// Reading and dropping.
@@ -107,6 +91,12 @@ pub(super) enum Broken {
     Protocol(Fault),
 }
 
+impl From<Gone> for Broken {
+    fn from(_: Gone) -> Self {
+        Self::Sink
+    }
+}
+
 impl Flow {
     pub(super) fn new(from: Transport, to: Transport, early: Box<[u8]>, max: usize) -> Self {
         let raw = (from, to) == (Transport::Tcp, Transport::Tcp);
@@ -114,13 +104,12 @@ impl Flow {
             state: State::Moving,
             source_ended: false,
             hang_up: false,
+            deaf: false,
             from,
             to,
             translator: (!raw).then(|| Box::new(Translator::new(from, to, max))),
             early,
-            pending: Vec::new(),
-            written: 0,
-            stalled_since: None,
+            outbox: Outbox::default(),
             linger_until: None,
             received: 0,
             active: false,
@@ -135,6 +124,16 @@ impl Flow {
         self.from == Transport::WebSocket
     }
 
+    /// Where it stands, its deadline included: to be compared only.
+    pub(super) fn standing(&self) -> impl PartialEq + use<> {
+        (self.state, self.linger_until)
+    }
+
+    /// Whether the sink, a WebSocket, has been sent a Close.
+    pub(super) fn has_closed(&self) -> bool {
+        matches!(self.state, State::Discarding | State::Done) && self.close_is_put()
+    }
+
     /// Bytes received since this was last asked; `None` when not even a pending byte moved.
     pub(super) fn take_activity(&mut self) -> Option<u64> {
         std::mem::take(&mut self.active).then(|| std::mem::take(&mut self.received))
@@ -142,71 +141,78 @@ impl Flow {
 
     /// When this direction must be looked at, at the latest.
     pub(super) fn deadline(&self, write_timeout: Duration) -> Option<Instant> {
-        let stalled = self.stalled_since.map(|since| since + write_timeout);
-        [stalled, self.linger_until].into_iter().flatten().min()
+        let stalled = self.outbox.deadline(write_timeout);
+        let waits = matches!(self.state, State::Completing | State::Discarding);
+        [stalled, self.linger_until.filter(|_| waits)].into_iter().flatten().min()
     }
 
     pub(super) fn is_stalled(&self, now: Instant, write_timeout: Duration) -> bool {
-        self.stalled_since.is_some_and(|since| now >= since + write_timeout)
+        self.outbox.deadline(write_timeout).is_some_and(|at| now >= at)
     }
 
-    /// Stops waiting for a source whose bytes are dropped, once it had its time.
+    /// Tries the sink of a direction that is stalled.
+    pub(super) fn nudge(&mut self, sink: &TcpStream) {
+        self.active |= self.outbox.nudge(sink) > 0;
+    }
+
+    /// Stops waiting for a source, once it had its time: the rest of its frame, or its end.
     pub(super) fn expire(&mut self, now: Instant) {
-        if self.state == State::Discarding && self.linger_until.is_some_and(|until| now >= until) {
-            self.state = State::Done;
-            self.linger_until = None;
+        if self.linger_until.is_none_or(|until| now < until) {
+            return;
+        }
+        match self.state {
+            // Its bytes have had their time too, so that the deadline stays where it is.
+            State::Completing => self.state = State::Finishing,
+            State::Discarding => self.done(),
+            State::Moving | State::Finishing | State::Done => {}
         }
     }
 
     /// Nothing more comes from the source: what is pending goes out, then the end, with this Close
-    /// on a WebSocket. Whether the sink now owes a Close of its own.
-    pub(super) fn finish(&mut self, close: ControlPayload) -> bool {
+    /// on a WebSocket.
+    pub(super) fn finish(&mut self, close: ControlPayload) {
         self.source_ended = true;
         match self.state {
-            State::Moving => {
+            State::Moving | State::Completing => {
                 self.ask_for_close(Some(close));
                 self.state = State::Finishing;
-                self.to == Transport::WebSocket
             }
-            State::Discarding => {
-                self.state = State::Done;
-                self.linger_until = None;
-                false
-            }
-            State::Finishing | State::Done => false,
+            State::Discarding => self.done(),
+            State::Finishing | State::Done => {}
+        }
+    }
+
+    /// As [`Flow::finish`], for a source that sends on what cannot be passed on: it is dropped
+    /// until it ends.
+    pub(super) fn give_up(&mut self, close: ControlPayload) {
+        self.deaf = true;
+        if matches!(self.state, State::Moving | State::Completing) {
+            self.early = Box::default();
+            self.ask_for_close(Some(close));
+            self.state = State::Finishing;
         }
     }
 
     /// Nothing more is for the sink, which has ended or must: what is pending goes out, then the
-    /// end, and what the source still sends is dropped.
+    /// end, and what the source still sends is dropped. A Close has to wait for its place.
     pub(super) fn stop(&mut self, close: Option<ControlPayload>) {
         self.hang_up = true;
         if self.state == State::Moving {
-            self.early = Box::default();
+            let in_the_way = close.is_some() && self.is_within_frame();
             self.ask_for_close(close);
-            self.state = State::Finishing;
+            self.state = if in_the_way { State::Completing } else { State::Finishing };
         }
     }
 
     /// The sink is gone: what the source still sends is dropped.
     pub(super) fn discard(&mut self) {
-        self.early = Box::default();
-        self.drop_pending();
+        self.outbox.clear();
         self.rest();
-    }
-
-    /// As [`Flow::stop`], without caring for the source any more.
-    pub(super) fn cut(&mut self, close: ControlPayload) {
-        self.source_ended = true;
-        self.stop(Some(close));
-        if self.state == State::Discarding {
-            self.state = State::Done;
-        }
     }
 
     /// Asks for a Pong to the sink, which is the leg that pinged.
     pub(super) fn pong(&mut self, payload: ControlPayload) {
-        if let (State::Moving, Some(translator)) = (self.state, &mut self.translator) {
+        if let Some(translator) = &mut self.translator {
             translator.pong(payload);
         }
     }
@@ -247,11 +253,6 @@ impl Flow {
         }
     }
 
-    /// Writes what is pending and ends the sink, without reading: whether nothing is left to do.
-    pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> bool {
-        !matches!(self.poll_write(cx, sink), Ok(Poll::Pending))
-    }
-
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -289,6 +290,9 @@ impl Flow {
         sink: &TcpStream,
         heard: &mut Heard,
     ) -> Result<(), Broken> {
+        if self.deaf {
+            return Ok(());
+        }
         let discarding = self.state == State::Discarding;
         if !discarding {
             self.received += input.len() as u64;
@@ -306,8 +310,7 @@ impl Flow {
             }
         };
         if !discarding {
-            let written = self.poll_some(cx, sink, bytes)?;
-            self.pending.extend_from_slice(&bytes[written..]);
+            self.active |= self.outbox.send(cx, sink, bytes)? > 0;
         }
         readable.map_err(|unreadable| match unreadable {
             Unreadable::TooLong => Broken::TooLong,
@@ -317,24 +320,24 @@ impl Flow {
 
     /// Writes what is pending, and the end once it is time.
     fn poll_write(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> Result<Poll<()>, Broken> {
-        if !matches!(self.state, State::Moving | State::Finishing) {
+        if matches!(self.state, State::Discarding | State::Done) {
             return Ok(Poll::Ready(()));
         }
-        if let Some(translator) = &mut self.translator {
-            translator.put_control(&mut self.pending);
-        }
-        if !self.pending.is_empty() {
-            let pending = std::mem::take(&mut self.pending);
-            let written = self.poll_some(cx, sink, &pending[self.written..]);
-            self.pending = pending;
-            self.written += written?;
-            if self.written < self.pending.len() {
+        while self.next_pending() {
+            self.active |= self.outbox.flush(cx, sink)? > 0;
+            if !self.outbox.is_empty() {
                 return Ok(Poll::Pending);
             }
-            self.drop_pending();
+        }
+        if self.state == State::Completing {
+            if self.close_is_put() {
+                self.state = State::Finishing;
+            } else {
+                self.linger();
+            }
         }
         if self.state == State::Finishing {
-            if self.to == Transport::Tcp || self.hang_up {
+            if self.to == Transport::Tcp || self.hang_up || !self.close_is_put() {
                 // It fails only when the connection is gone, and then it need not be told.
                 let _ = SockRef::from(sink).shutdown(Shutdown::Write);
             }
@@ -343,57 +346,48 @@ impl Flow {
         Ok(Poll::Ready(()))
     }
 
-    /// Writes what the sink takes now, and asks to be woken when it does not take all.
-    fn poll_some(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &TcpStream,
-        bytes: &[u8],
-    ) -> Result<usize, Broken> {
-        let mut written = 0;
-        while written < bytes.len() {
-            match sink.try_write(&bytes[written..]) {
-                Ok(len) => written += len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match sink.poll_write_ready(cx) {
-                        Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(_)) => return Err(Broken::Sink),
-                        Poll::Pending => break,
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Broken::Sink),
-            }
+    /// Whether anything is pending. Control frames join only when all else has gone, or a flood of
+    /// Pings from a client that reads no Pong would pile up here.
+    fn next_pending(&mut self) -> bool {
+        if self.outbox.is_empty()
+            && let Some(translator) = &mut self.translator
+        {
+            translator.put_control(self.outbox.pending_mut());
         }
-        self.active |= written > 0;
-        if written == bytes.len() {
-            self.stalled_since = None;
-        } else if written > 0 || self.stalled_since.is_none() {
-            self.stalled_since = Some(Instant::now());
-        }
-        Ok(written)
+        !self.outbox.is_empty()
     }
 
     /// The sink's part is over: wait for the source's end, unless it came.
     fn rest(&mut self) {
-        self.stalled_since = None;
-        if self.source_ended {
-            self.state = State::Done;
-        } else if self.state != State::Done {
+        self.early = Box::default();
+        if self.source_ended || self.state == State::Done {
+            self.done();
+        } else {
             self.state = State::Discarding;
-            self.linger_until.get_or_insert_with(|| Instant::now() + LINGER);
+            self.linger();
         }
+    }
+
+    fn done(&mut self) {
+        self.state = State::Done;
+        self.linger_until = None;
+    }
+
+    fn linger(&mut self) {
+        self.linger_until.get_or_insert_with(|| Instant::now() + LINGER);
+    }
+
+    fn close_is_put(&self) -> bool {
+        self.translator.as_ref().is_some_and(|translator| translator.has_closed())
+    }
+
+    fn is_within_frame(&self) -> bool {
+        self.translator.as_ref().is_some_and(|translator| translator.is_within_frame())
     }
 
     fn ask_for_close(&mut self, close: Option<ControlPayload>) {
         if let (Some(translator), Some(close)) = (&mut self.translator, close) {
             translator.close(close);
         }
-    }
-
-    fn drop_pending(&mut self) {
-        // Given back at once, or every relay that ever stalled would keep its worst moment.
-        self.pending = Vec::new();
-        self.written = 0;
     }
 }

@@ -119,6 +119,16 @@ impl Translator {
         }
     }
 
+    /// Whether the Close has gone out: nothing can after it.
+    pub(super) fn has_closed(&self) -> bool {
+        matches!(&self.sink, Sink::WebSocket(messages) if messages.closed)
+    }
+
+    /// Whether the sink has only got a part of a frame, so that no other can begin.
+    pub(super) fn is_within_frame(&self) -> bool {
+        matches!(&self.sink, Sink::WebSocket(messages) if messages.remaining > 0)
+    }
+
     /// Appends the control frames that may go out now: none in the middle of a frame.
     pub(super) fn put_control(&mut self, out: &mut Vec<u8>) {
         if let Sink::WebSocket(messages) = &mut self.sink {
@@ -133,8 +143,10 @@ impl Sink {
             Self::Tcp(frames) => frames.begin(start, out),
             Self::WebSocket(messages) => {
                 messages.put_control(out);
-                messages.remaining = start.len;
-                websocket::put_frame_header(start, out);
+                if !messages.closed {
+                    messages.remaining = start.len;
+                    websocket::put_frame_header(start, out);
+                }
             }
         }
     }
@@ -142,6 +154,7 @@ impl Sink {
     fn payload(&mut self, bytes: &[u8], mask: Mask, out: &mut Vec<u8>) {
         match self {
             Self::Tcp(frames) => frames.payload(bytes, mask, out),
+            Self::WebSocket(messages) if messages.closed => {}
             Self::WebSocket(messages) => {
                 messages.remaining -= bytes.len();
                 mask.append(bytes, out);

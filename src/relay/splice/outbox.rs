@@ -1,0 +1,113 @@
+//! What one direction has for its sink and the sink has not taken: the whole of its memory.
+
+use std::{
+    io,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{net::TcpStream, time::Instant};
+
+/// Bytes on their way into a socket.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// Not taken yet, from `written` on.
+    pending: Vec<u8>,
+    written: usize,
+    /// Since when the socket has taken nothing of it.
+    stalled_since: Option<Instant>,
+}
+
+/// The socket takes nothing any more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Outbox {
+    /// Whether nothing waits.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Where what cannot be written now is added.
+    pub(super) const fn pending_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.pending
+    }
+
+    /// When the socket is called stalled, unless it takes something.
+    pub(super) fn deadline(&self, write_timeout: Duration) -> Option<Instant> {
+        self.stalled_since.map(|since| since + write_timeout)
+    }
+
+    /// Writes `bytes`, before which nothing may wait; what the socket does not take now, waits.
+    /// How many it took.
+    pub(super) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &TcpStream,
+        bytes: &[u8],
+    ) -> Result<usize, Gone> {
+        debug_assert!(self.is_empty(), "bytes would overtake others");
+        let taken = poll_write(cx, sink, bytes)?;
+        self.pending.extend_from_slice(&bytes[taken..]);
+        self.note(taken);
+        Ok(taken)
+    }
+
+    /// Writes what waits, as much as the socket takes now. How many bytes that was.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> Result<usize, Gone> {
+        let taken = poll_write(cx, sink, &self.pending[self.written..])?;
+        self.written += taken;
+        self.note(taken);
+        Ok(taken)
+    }
+
+    /// Tries a socket that is stalled. The system calls it writable only when a good part of its
+    /// buffer is free; less than that is progress too. How many bytes it took.
+    pub(super) fn nudge(&mut self, sink: &TcpStream) -> usize {
+        if self.stalled_since.is_none() {
+            return 0;
+        }
+        // An error is found by whoever waits for the socket.
+        let taken = SockRef::from(sink).send(&self.pending[self.written..]).unwrap_or(0);
+        self.written += taken;
+        if taken > 0 {
+            self.note(taken);
+        }
+        taken
+    }
+
+    /// Drops what waits. Given back at once, or every relay that ever stalled would keep its worst
+    /// moment.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn note(&mut self, taken: usize) {
+        if self.written == self.pending.len() {
+            self.clear();
+        } else if taken > 0 || self.stalled_since.is_none() {
+            self.stalled_since = Some(Instant::now());
+        }
+    }
+}
+
+/// Writes what the socket takes now, and asks to be woken when it does not take all.
+fn poll_write(cx: &mut Context<'_>, sink: &TcpStream, bytes: &[u8]) -> Result<usize, Gone> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match sink.try_write(&bytes[written..]) {
+            Ok(len) => written += len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match sink.poll_write_ready(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Err(Gone),
+                    Poll::Pending => break,
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(Gone),
+        }
+    }
+    Ok(written)
+}

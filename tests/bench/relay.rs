@@ -1,0 +1,130 @@
+//! `cargo bench --bench relay`: what the relay costs and how fast it is, beside yardsticks.
+//!
+//! Every program that is measured runs in a process of its own, on the loopback, and is ended
+//! here. A workload is a module that describes its cases ([`case::Workload`]); this file lists
+//! the workloads and prints what comes of them.
+
+mod bulk;
+mod case;
+mod client;
+mod floor;
+mod machine;
+mod memory;
+mod options;
+mod pairs;
+mod peers;
+mod process;
+mod report;
+mod round_trip;
+mod stream;
+mod subject;
+
+use std::{env, fs, process::ExitCode};
+
+use anyhow::{Context as _, ensure};
+use clap::Parser as _;
+
+use self::{
+    case::{Plan, Workload},
+    machine::Machine,
+    options::Options,
+};
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let done = match &arguments[..] {
+        [flag, addr, threads] if flag == "--floor" => floor(addr, threads),
+        _ if !is_benchmark(&arguments) => {
+            // `cargo test --all-targets` runs this too.
+            eprintln!("SKIPPED: a benchmark is no test (cargo bench --bench relay)");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => run(&Options::parse()),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Whether `cargo bench` calls, which says so, and the relay is built to be measured.
+fn is_benchmark(arguments: &[String]) -> bool {
+    !cfg!(debug_assertions) && arguments.iter().any(|argument| argument == "--bench")
+}
+
+fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let plan = Plan { scale: options.scale(), relays: options.relays()? };
+    let mut workloads = workloads(&plan);
+    let mut missing: Vec<_> =
+        workloads.iter_mut().flat_map(|workload| workload.narrow(options)).collect();
+    workloads.retain(|workload| !workload.cases.is_empty());
+    if options.list {
+        for workload in &workloads {
+            for case in &workload.cases {
+                println!("{}", workload.name_of(case));
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    ensure!(!workloads.is_empty(), "no case has such a name: --list shows them");
+    missing.sort();
+    missing.dedup();
+    missing.iter().for_each(|why| println!("{why}"));
+    check_descriptors(&plan)?;
+    let machine = Machine::look();
+    println!("{}\n", machine.markdown());
+    tell_relays(&plan);
+    let failed = measure(&mut workloads, &plan);
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&report::json(&machine, options, &workloads))?;
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// In the order in which they are measured.
+fn workloads(plan: &Plan) -> Vec<Workload> {
+    vec![
+        pairs::workload(plan),
+        round_trip::workload(plan),
+        bulk::workload(plan),
+        memory::idle(plan),
+        memory::waiting(plan),
+    ]
+}
+
+/// Prints a table as soon as its workload is done; whether anything failed.
+fn measure(workloads: &mut [Workload], plan: &Plan) -> bool {
+    let mut any = false;
+    for workload in workloads {
+        let failed = workload.run(&plan.relays);
+        println!("{}", report::markdown(workload));
+        failed.iter().for_each(|what| println!("{what}\n"));
+        any |= !failed.is_empty();
+    }
+    any
+}
+
+fn check_descriptors(plan: &Plan) -> anyhow::Result<()> {
+    let limit = machine::raise_descriptor_limit();
+    let needed = plan.scale.held as u64 * 2 + 200;
+    ensure!(
+        limit >= needed,
+        "{needed} open files are needed and {limit} are allowed: raise ulimit -n, or use --quick"
+    );
+    Ok(())
+}
+
+fn tell_relays(plan: &Plan) {
+    if plan.relays.len() > 1 {
+        for (kind, path) in plan.relay_kinds().zip(&plan.relays) {
+            println!("- `{kind}` is {}", path.display());
+        }
+        println!();
+    }
+}
+
+fn floor(addr: &str, threads: &str) -> anyhow::Result<ExitCode> {
+    floor::run(addr.parse()?, threads.parse()?)?;
+    Ok(ExitCode::SUCCESS)
+}
