@@ -89,7 +89,10 @@ impl FrontDoor {
     async fn http(&self, connection: Connection, head: BytesMut, arrival: Arrival) {
         let router = self.router.clone();
         let stop = &self.entrance.draining;
-        http::serve(connection, head.freeze(), router, arrival, self.timeout, stop).await;
+        let served = http::serve(connection, head.freeze(), router, arrival, self.timeout, stop);
+        if let Err(fault) = served.await {
+            self.entrance.refuse(arrival.peer, fault.label(), &fault);
+        }
     }
 
     fn hint_at_tls(&self, arrival: Arrival) {

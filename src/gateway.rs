@@ -264,7 +264,12 @@ fn serve_admin(
         let (router, stop) = (router.clone(), shutdown.hard().clone());
         shutdown.tracker().spawn(async move {
             let head = bytes::Bytes::new();
-            http::serve(connection, head, router, arrival, patience, &stop).await;
+            // The front door's figures are about its clients; who comes here is the operator's.
+            if let Err(fault) =
+                http::serve(connection, head, router, arrival, patience, &stop).await
+            {
+                tracing::debug!("admin connection from {}: {fault}", arrival.peer);
+            }
         });
     }
 }

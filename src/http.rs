@@ -10,9 +10,15 @@ mod page;
 mod problem;
 mod websocket;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::{Extension, Router};
+use axum::{Extension, Router, extract::Request};
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -21,6 +27,7 @@ use hyper_util::{
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 pub use self::{admin::AdminState, bearer::BearerToken, problem::Problem, websocket::Upgrades};
 use crate::{
@@ -56,6 +63,9 @@ pub fn admin_only(admin: &Arc<AdminState>) -> Router {
 ///
 /// What is left until the arrival's deadline is the time for each request's head, idle time
 /// before it included; a client may leave an answer unread for `patience`.
+///
+/// # Errors
+/// When it ends without a single whole request.
 pub async fn serve(
     connection: Connection,
     head: Bytes,
@@ -63,8 +73,14 @@ pub async fn serve(
     arrival: Arrival,
     patience: Duration,
     stop: &CancellationToken,
-) {
-    let service = TowerToHyperService::new(router.layer(Extension(arrival)));
+) -> Result<(), NoRequest> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let note = Arc::clone(&asked);
+    let router = router.layer(Extension(arrival));
+    let service = TowerToHyperService::new(router.map_request(move |request: Request<_>| {
+        note.store(true, Ordering::Relaxed);
+        request
+    }));
     let io: Io = TokioIo::new(WriteDeadline::new(Rewind::new(head, connection), patience));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -77,11 +93,34 @@ pub async fn serve(
         ended = &mut served => ended,
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
-            let Ok(ended) = timeout(GRACE, served).await else { return };
+            let Ok(ended) = timeout(GRACE, served).await else { return Ok(()) };
             ended
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "HTTP connection from {} failed", arrival.peer);
+    match ended {
+        Err(error) if !asked.load(Ordering::Relaxed) => Err(NoRequest(error)),
+        Err(error) => {
+            tracing::debug!(%error, "HTTP connection from {} failed", arrival.peer);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// A connection that began like HTTP and never said one whole request.
+#[derive(Debug, thiserror::Error)]
+#[error("no HTTP request came of it: {0}")]
+pub struct NoRequest(hyper::Error);
+
+impl NoRequest {
+    /// Its name as a metric's label.
+    pub fn label(&self) -> &'static str {
+        match &self.0 {
+            error if error.is_timeout() => "timeout",
+            error if error.is_parse_too_large() => "frame_too_long",
+            error if error.is_parse() => "malformed",
+            error if error.is_incomplete_message() => "hung_up",
+            _ => "io",
+        }
     }
 }

@@ -10,7 +10,7 @@ use metrics_process::Collector;
 use crate::{key::KeyFault, wire::Transport};
 
 /// Why a connection or a leg is refused, apart from the faults of keys.
-pub const REJECTIONS: [&str; 13] = [
+pub const REJECTIONS: [&str; 14] = [
     "connection_limit",
     "silent",
     "timeout",
@@ -20,6 +20,7 @@ pub const REJECTIONS: [&str; 13] = [
     "frame_too_long",
     "malformed",
     "not_a_relay_request",
+    "bad_handshake",
     "websocket_protocol",
     "waiting_room_full",
     "draining",

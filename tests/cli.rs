@@ -376,11 +376,11 @@ fn relays_are_listed_shown_and_closed() {
     assert_eq!(server.relays(&["show", uuid, "--json"]).json()["uuid"], uuid);
 
     let closed = server.relays(&["close", uuid]).well();
-    says(&closed, &["closed 1 relay with the uuid what a/client"]);
+    says(&closed, &[r"closed 1 relay with the uuid what\u{20}a/client"]);
     assert_eq!(first.read(&mut [0]).unwrap(), 0);
     assert_eq!(second.read(&mut [0]).unwrap(), 0);
-    server.relays(&["close", "no such"]).badly(&["no active relay", "no such", "`relays list`"]);
-    server.relays(&["show", "no such"]).badly(&["no active relay", "no such", "`relays list`"]);
+    server.relays(&["close", "no-such"]).badly(&["no active relay", "no-such", "`relays list`"]);
+    server.relays(&["show", "no-such"]).badly(&["no active relay", "no-such", "`relays list`"]);
     server.relays(&["list", "--sort", "colour"]).badly(&["colour", "target_id"]);
     server.relays(&["list", "--limit", "0"]).badly(&["limit must be between 1 and 1000"]);
 }

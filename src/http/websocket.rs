@@ -54,6 +54,8 @@ async fn upgrade(
     let response = match create_response_with_body(&request, Body::empty) {
         Ok(response) if has_valid_key(request.headers()) => response,
         _ => {
+            let reason = "its WebSocket handshake is none";
+            upgrades.entrance.refuse(arrival.peer, "bad_handshake", &reason);
             let detail = "this is no WebSocket handshake of version 13 (RFC 6455, section 4.2.1)";
             return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
         }

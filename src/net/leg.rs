@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
     net::{RecvFlags, SendFlags, recv, send},
 };
 use tokio::net::TcpStream;
@@ -69,7 +70,7 @@ impl ParkedLeg {
     /// Whether the peer is still there. A WebSocket's Ping is answered on the way, its Close too.
     pub fn is_alive(&self) -> bool {
         let mut fd = [self.poll_fd()];
-        match poll(&mut fd, Some(&NOW)) {
+        match retry_on_intr(|| poll(&mut fd, Some(&NOW))) {
             Ok(0) => true,
             Ok(_) => self.survives(fd[0].revents()),
             Err(_) => false,
@@ -125,7 +126,7 @@ impl ParkedLeg {
 /// Which of `legs` have hung up: their indices, in order. One call to the kernel for all.
 pub fn gone<'a>(legs: impl Iterator<Item = &'a ParkedLeg> + Clone) -> Vec<usize> {
     let mut fds: Vec<_> = legs.clone().map(ParkedLeg::poll_fd).collect();
-    if !matches!(poll(&mut fds, Some(&NOW)), Ok(seen) if seen > 0) {
+    if !matches!(retry_on_intr(|| poll(&mut fds, Some(&NOW))), Ok(seen) if seen > 0) {
         return Vec::new();
     }
     let seen = fds.iter().map(PollFd::revents);

@@ -94,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_millis(100);
+    const LIMIT: Duration = Duration::from_millis(600);
 
     #[tokio::test]
     async fn a_reader_that_stops_ends_the_write() {
@@ -110,7 +110,7 @@ mod tests {
         let mut io = WriteDeadline::new(near, LIMIT);
         let reader = tokio::spawn(async move {
             for _ in 0..6 {
-                tokio::time::sleep(LIMIT / 3).await;
+                tokio::time::sleep(LIMIT / 5).await;
                 far.read_u8().await.unwrap();
             }
         });

@@ -178,13 +178,23 @@ impl ActiveRelays {
 impl ActiveRelay {
     /// How long it has lasted.
     pub fn age(&self) -> Duration {
-        self.since.elapsed()
+        self.age_at(Instant::now())
+    }
+
+    /// How long it has lasted at this time: for who compares several.
+    pub fn age_at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
     }
 
     /// How long no byte has come.
     pub fn idle(&self) -> Duration {
+        self.idle_at(Instant::now())
+    }
+
+    /// How long no byte has come at this time.
+    pub fn idle_at(&self, now: Instant) -> Duration {
         let last = Duration::from_millis(self.last_activity.load(Ordering::Relaxed));
-        self.age().saturating_sub(last)
+        self.age_at(now).saturating_sub(last)
     }
 
     /// Bytes received from both legs.

@@ -94,10 +94,15 @@ pub(crate) fn upgrade_request(path: &str) -> String {
     )
 }
 
-/// A Binary message in one frame, masked as a client must.
+/// A Binary message in one frame.
 pub(crate) fn binary(payload: &[u8]) -> Vec<u8> {
+    masked(0x82, payload)
+}
+
+/// A frame with this first byte, masked as a client must.
+pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-    let mut bytes = vec![0x82];
+    let mut bytes = vec![first];
     match payload.len() {
         len @ 0..=125 => bytes.push(0x80 | len as u8),
         len => {

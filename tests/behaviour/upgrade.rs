@@ -12,10 +12,14 @@ use mini_rust_desk_relay_server::{
         rendezvous::{ConnType, request_relay},
     },
 };
-use tokio::{io::AsyncWriteExt as _, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
+    time::timeout,
+};
 
 use crate::{
-    by_hand::{WEBSOCKET_KEY, Wire, binary, upgrade_request},
+    by_hand::{WEBSOCKET_KEY, Wire, binary, masked, upgrade_request},
     support::{PATIENCE, TOKEN, TestGateway, unique},
 };
 
@@ -43,7 +47,7 @@ async fn any_path_but_the_admins_own_is_a_leg() {
         let mut second = gateway.leg(Tcp, &uuid).await;
         second.send(b"!").await;
         let mut frame = [0; 3];
-        tokio::io::AsyncReadExt::read_exact(&mut wire.socket, &mut frame).await.unwrap();
+        wire.socket.read_exact(&mut frame).await.unwrap();
         assert_eq!(frame, [0x82, 1, b'!'], "{path}");
     }
 }
@@ -72,6 +76,7 @@ async fn an_upgrade_on_an_admin_path_is_no_leg() {
 #[tokio::test]
 async fn a_handshake_that_is_none_is_told_so() {
     let gateway = TestGateway::start().await;
+    let mut refused = 0.0;
     let good = upgrade_request("/");
     let key = format!("Sec-WebSocket-Key: {WEBSOCKET_KEY}\r\n");
     for (what, request) in [
@@ -90,6 +95,8 @@ async fn a_handshake_that_is_none_is_told_so() {
         assert_eq!(answer.status, 400, "{what}");
         assert_eq!(answer.headers["content-type"], "application/problem+json", "{what}");
         assert_eq!(answer.json()["status"], 400, "{what}");
+        refused += 1.0;
+        assert_eq!(gateway.refusals("bad_handshake").await, refused, "{what}");
     }
     gateway.until_metric("relay_connections_open", 1.0).await;
 }
@@ -129,14 +136,14 @@ async fn requests_in_one_segment_are_answered_in_order_and_the_last_may_upgrade(
 
 #[tokio::test]
 async fn a_connection_that_was_kept_alive_may_still_become_a_leg() {
-    let gateway = impatient(1500).await;
+    let gateway = impatient(3000).await;
     let uuid = unique("late");
     let mut wire = Wire::connect(gateway.addr).await;
     // Past the deadline that counts from accept.
     for _ in 0..4 {
         wire.send("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert_eq!(wire.answer().await.status, 200);
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     wire.send(upgrade_request("/ws/relay")).await;
     wire.upgraded().await;
@@ -193,6 +200,73 @@ async fn a_dribbled_head_is_closed_at_the_deadline() {
     let said = wire.dribble(b'x', Duration::from_millis(20)).await;
     assert_eq!(String::from_utf8(said).unwrap(), "");
     gateway.until_metric("relay_connections_open", 1.0).await;
+    assert_eq!(gateway.refusals("timeout").await, 1.0);
+}
+
+/// A connection that never says one whole request is refused like any other.
+#[tokio::test]
+async fn http_that_is_none_is_counted_by_its_reason() {
+    let gateway = TestGateway::start().await;
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20_000));
+    for (bytes, reason) in [
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", "malformed"),
+        ("POST \x01 HTTP/1.1\r\n\r\n", "malformed"),
+        (&long, "frame_too_long"),
+        ("GET / HTTP/1.1\r\nHost: a\r\n", "hung_up"),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n", ""),
+    ] {
+        let before = gateway.all_refusals().await;
+        let mut wire = Wire::connect(gateway.addr).await;
+        // It may be closed before all is sent.
+        let _ = wire.socket.write_all(bytes.as_bytes()).await;
+        let _ = wire.socket.shutdown().await;
+        wire.rest().await;
+        let after = gateway.all_refusals().await - before;
+        assert_eq!(after, if reason.is_empty() { 0.0 } else { 1.0 }, "{bytes:.60}");
+        if !reason.is_empty() {
+            assert!(gateway.refusals(reason).await > 0.0, "{reason}");
+        }
+    }
+}
+
+/// What a leg says while it waits is heard, without a task that reads it; what is its peer's is
+/// left alone.
+#[tokio::test]
+async fn a_leg_that_waits_is_answered() {
+    let gateway = TestGateway::start().await;
+    let uuid = unique("waits");
+    let mut wire = Wire::connect(gateway.addr).await;
+    wire.send(upgrade_request("/")).await;
+    wire.upgraded().await;
+    wire.send(binary(&hello(&uuid))).await;
+    gateway.until_waiting(&uuid).await;
+    for payload in ["", "p", &"q".repeat(125)] {
+        wire.send(masked(0x89, payload.as_bytes())).await;
+        let mut pong = vec![0; 2 + payload.len()];
+        timeout(PATIENCE, wire.socket.read_exact(&mut pong)).await.unwrap().unwrap();
+        assert_eq!(pong[..2], [0x8a, payload.len() as u8]);
+        assert_eq!(&pong[2..], payload.as_bytes());
+    }
+    // In two pieces, a Pong that nobody asked for, and then data.
+    let ping = masked(0x89, b"in two");
+    wire.send(&ping[..5]).await;
+    gateway.round_trip().await;
+    wire.send([&ping[5..], &masked(0x8a, b""), &binary(b"for the peer")].concat()).await;
+    let mut pong = [0; 8];
+    timeout(PATIENCE, wire.socket.read_exact(&mut pong)).await.unwrap().unwrap();
+    assert_eq!(&pong, b"\x8a\x06in two");
+    let mut peer = gateway.leg(Tcp, &uuid).await;
+    assert_eq!(peer.receive().await.as_deref(), Some(&b"for the peer"[..]));
+
+    let mut closing = Wire::connect(gateway.addr).await;
+    closing.send(upgrade_request("/")).await;
+    closing.upgraded().await;
+    closing.send(binary(&hello("closes"))).await;
+    gateway.until_waiting("closes").await;
+    closing.send(masked(0x88, &1000_u16.to_be_bytes())).await;
+    assert_eq!(closing.rest().await, b"\x88\x02\x03\xe8");
+    gateway.until_metric("relay_waiting_legs", 0.0).await;
 }
 
 #[tokio::test]
@@ -221,6 +295,8 @@ async fn an_idle_kept_alive_connection_is_closed() {
             assert_eq!(wire.rest().await, b"");
             // Nor may it say nothing at all.
             assert_eq!(Wire::connect(addr).await.rest().await, b"");
+            // To be idle after an answer is no fault.
+            assert_eq!(gateway.refusals("timeout").await, 0.0);
         }
     }
 }
@@ -228,10 +304,13 @@ async fn an_idle_kept_alive_connection_is_closed() {
 #[tokio::test]
 async fn a_client_that_never_reads_its_answers_is_closed() {
     let gateway = impatient(300).await;
-    let mut wire = Wire::connect(gateway.addr).await;
+    // With little room of its own, so that the gateway's answers soon have nowhere to go.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut socket = socket.connect(gateway.addr).await.unwrap();
     let request =
         format!("GET /metrics HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
-    let asking = async { while wire.socket.write_all(request.as_bytes()).await.is_ok() {} };
+    let asking = async { while socket.write_all(request.as_bytes()).await.is_ok() {} };
     timeout(PATIENCE, asking).await.expect("the gateway closes in time");
     gateway.until_metric("relay_connections_open", 1.0).await;
 }

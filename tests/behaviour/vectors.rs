@@ -1,8 +1,11 @@
 //! First messages as clients send them, whole and cut at every byte, over both transports.
 
-use mini_rust_desk_relay_server::wire::{
-    Transport::{self, Tcp, WebSocket},
-    rendezvous::Hello,
+use mini_rust_desk_relay_server::{
+    config::Duration,
+    wire::{
+        Transport::{self, Tcp, WebSocket},
+        rendezvous::Hello,
+    },
 };
 
 use crate::{
@@ -182,7 +185,11 @@ async fn cut_everywhere(gateway: &TestGateway, vector: &Vector, transport: Trans
 
 #[tokio::test]
 async fn a_first_message_that_comes_byte_by_byte_is_whole() {
-    let gateway = TestGateway::start().await;
+    let gateway = TestGateway::start_with(|config| {
+        config.front_door.first_frame_timeout = Duration::from_secs(3600);
+        config.pairing.timeout = Duration::from_secs(3600);
+    })
+    .await;
     let vector = &Vector::all()[0];
     let mut wires = Vec::new();
     for transport in [Tcp, WebSocket] {

@@ -1,6 +1,6 @@
 //! `/relays`: the active relays, one of them, and its end by an operator's hand.
 
-use std::{cmp::Ordering, net::IpAddr, sync::Arc};
+use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Instant};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
@@ -98,7 +98,9 @@ pub(super) async fn list(
     let relays = admin.parts.relays.all();
     // Ordered as shown: the relays themselves go on counting while they are compared.
     let matching = relays.iter().filter(|relay| filter.holds(relay));
-    let mut views: Vec<_> = matching.map(|relay| RelayView::of(relay)).collect();
+    // One time for all, or two relays that began together change places from page to page.
+    let now = Instant::now();
+    let mut views: Vec<_> = matching.map(|relay| RelayView::at(relay, now)).collect();
     let order = filter.sort.unwrap_or(Order { field: Field::Age, descending: false });
     views.sort_by(|a, b| {
         // The id settles ties, so that pages do not overlap.
@@ -114,7 +116,7 @@ pub(super) async fn show(
     Checked(NoParameters {}): Checked<NoParameters>,
 ) -> Result<Json<RelayView>, Problem> {
     let newest = named(&admin, &uuid).into_iter().max_by_key(|relay| relay.id);
-    newest.map(|relay| Json(RelayView::of(&relay))).ok_or_else(no_such_relay)
+    newest.map(|relay| Json(RelayView::at(&relay, Instant::now()))).ok_or_else(no_such_relay)
 }
 
 pub(super) async fn close(
@@ -183,17 +185,16 @@ impl Field {
 }
 
 impl RelayView {
-    fn of(relay: &ActiveRelay) -> Self {
+    fn at(relay: &ActiveRelay, now: Instant) -> Self {
         let [first, second] = &relay.legs;
-        let age = relay.age();
         Self {
             id: relay.id,
             uuid: relay.uuid.as_str().to_owned(),
             target_id: relay.target.as_ref().map(|target| target.as_str().to_owned()),
             connection_type: relay.conn_type.to_string(),
             started: relay.started,
-            age_seconds: age.as_secs_f64(),
-            idle_seconds: relay.idle().min(age).as_secs_f64(),
+            age_seconds: relay.age_at(now).as_secs_f64(),
+            idle_seconds: relay.idle_at(now).as_secs_f64(),
             waited_seconds: relay.waited.as_secs_f64(),
             bytes: relay.bytes(),
             bytes_per_second: relay.rate(),
