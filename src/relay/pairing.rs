@@ -305,3 +305,72 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     // A map operation that panicked left the map as it was.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::{metrics, relay::tests::request};
+
+    fn room() -> Arc<WaitingRoom> {
+        let metrics = Arc::new(metrics::start().unwrap().0);
+        WaitingRoom::new(PairingConfig::default(), metrics)
+    }
+
+    /// Brings legs in at once, from as many threads as there are.
+    async fn race(room: &Arc<WaitingRoom>, requests: Vec<RelayRequest>) -> Vec<Match> {
+        let start = Arc::new(tokio::sync::Barrier::new(requests.len()));
+        let mut tasks = tokio::task::JoinSet::new();
+        for request in requests {
+            let (pairing, start) = (Pairing::new(Arc::clone(room)), Arc::clone(&start));
+            tasks.spawn(async move {
+                start.wait().await;
+                pairing.oneshot(request).await.unwrap()
+            });
+        }
+        tasks.join_all().await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_legs_that_come_at_once_all_are_paired_but_an_odd_one() {
+        let room = room();
+        for round in 0..300 {
+            let (count, uuid) = (2 + round % 4, format!("uuid-{round}"));
+            let mut clients: Vec<TcpStream> = Vec::new();
+            let mut requests = Vec::new();
+            for _ in 0..count {
+                let (leg, client) = request(&uuid, "").await;
+                requests.push(leg);
+                clients.push(client);
+            }
+            let matches = race(&room, requests).await;
+            let paired = matches.iter().filter(|one| matches!(one, Match::Paired(_))).count();
+            assert_eq!(paired, count / 2, "of {count}");
+            assert_eq!(
+                room.list().iter().filter(|leg| leg.uuid.as_str() == uuid).count(),
+                count % 2
+            );
+            drop((matches, clients));
+            room.sweep();
+            assert_eq!(room.len(), 0, "the odd one hung up");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_leg_is_never_matched_and_its_place_is_taken() {
+        let room = room();
+        for _ in 0..50 {
+            let (dead, client) = request("uuid", "").await;
+            assert!(matches!(room.arrive(dead), Ok(Match::Parked)));
+            drop(client);
+        }
+        let (first, _client) = request("uuid", "").await;
+        assert!(matches!(room.arrive(first), Ok(Match::Parked)));
+        assert_eq!(room.len(), 1);
+        let (second, _other) = request("uuid", "").await;
+        assert!(matches!(room.arrive(second), Ok(Match::Paired(_))));
+        assert_eq!(room.len(), 0);
+    }
+}

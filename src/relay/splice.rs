@@ -325,3 +325,78 @@ enum Progress {
     /// Something happened that concerns the other direction too.
     Changed,
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+    use super::*;
+    use crate::{
+        metrics,
+        relay::tests::request,
+        wire::{
+            Transport,
+            rendezvous::{ConnType, Text},
+            websocket::tests::masked,
+        },
+    };
+
+    /// A WebSocket and a TCP leg, and the clients at their other ends.
+    async fn mixed() -> (Splice, TcpStream, TcpStream) {
+        let (first, websocket) = request("uuid", "").await;
+        let (second, tcp) = request("uuid", "").await;
+        let mut legs = [first.leg, second.leg];
+        legs[0].transport = Transport::WebSocket;
+        let uuid = Text::from("uuid");
+        let (target, conn_type) = (None, ConnType::Default);
+        let paired = Paired { uuid, target, conn_type, legs, waited: Duration::ZERO };
+        let metrics = Arc::new(metrics::start().unwrap().0);
+        let registry = ActiveRelays::new(tokio_util::sync::CancellationToken::new(), metrics);
+        let relay = Arc::clone(registry.enter(&paired).relay());
+        (Splice::new(paired, relay, &RelayConfig::default()), websocket, tcp)
+    }
+
+    async fn turn(splice: &mut Splice) -> Option<Turn> {
+        poll_fn(|cx| match splice.poll_turn(cx) {
+            Poll::Ready(turn) => Poll::Ready(Some(turn)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_though_pings_never_do() {
+        let (mut splice, mut websocket, _tcp) = mixed().await;
+        let pings = masked(0x89, &[1; 100], [0; 4]).repeat(40_000);
+        let flood = tokio::spawn(async move { while websocket.write_all(&pings).await.is_ok() {} });
+        for _ in 0..200 {
+            splice.sockets[0].readable().await.unwrap();
+            let before = splice.relay.bytes();
+            turn(&mut splice).await;
+            let taken = splice.relay.bytes() - before;
+            assert!(taken <= (ROUNDS as u64) * (512 << 10), "{taken} bytes in a turn");
+            tokio::task::yield_now().await;
+        }
+        flood.abort();
+    }
+
+    /// A client that sends Pings and never reads a Pong costs no more than one that reads.
+    #[tokio::test]
+    async fn pongs_that_nobody_reads_do_not_pile_up() {
+        let (mut splice, _websocket, mut tcp) = mixed().await;
+        // Empty ones, so that there is always room between two.
+        let frames = vec![0; 32 << 20];
+        let flood = tokio::spawn(async move { tcp.write_all(&frames).await });
+        while splice.flows[1].deadline(Duration::ZERO).is_none() {
+            splice.sockets[1].readable().await.unwrap();
+            turn(&mut splice).await;
+        }
+        let stalled = splice.flows[1].pending_len();
+        for _ in 0..2_000 {
+            splice.flows[1].pong(ControlPayload::status(1));
+            turn(&mut splice).await;
+        }
+        assert!(splice.flows[1].pending_len() <= stalled + 4 * 2);
+        flood.abort();
+    }
+}

@@ -141,6 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::websocket::tests::pieces;
 
     #[test]
     fn the_shortest_header_is_used_at_every_boundary() {
@@ -159,6 +160,36 @@ mod tests {
         assert_eq!(FrameHeader::for_payload(MAX_PAYLOAD + 1), Err(PayloadTooLong(MAX_PAYLOAD + 1)));
     }
 
+    /// Every frame's length and as much of it as came, what was refused, and whether the end of the
+    /// input is a frame's.
+    type Found = (Vec<(usize, Vec<u8>)>, Option<FrameTooLong>, bool);
+
+    fn decode(pieces: &[&[u8]], max: usize) -> Found {
+        let mut decoder = FrameDecoder::new(max);
+        let mut frames: Vec<(usize, Vec<u8>)> = Vec::new();
+        for piece in pieces {
+            let mut rest = *piece;
+            while !rest.is_empty() {
+                match decoder.next(rest) {
+                    Err(refused) => return (frames, Some(refused), false),
+                    Ok((taken, event)) => {
+                        assert!(taken > 0, "no way forward at {rest:x?}");
+                        rest = &rest[taken..];
+                        match event {
+                            Event::More => {}
+                            Event::Frame(start) => frames.push((start.len, Vec::new())),
+                            Event::Payload(bytes, Mask::NONE) => {
+                                frames.last_mut().unwrap().1.extend_from_slice(bytes);
+                            }
+                            other => panic!("never on TCP: {other:?}"),
+                        }
+                    }
+                }
+            }
+        }
+        (frames, None, decoder.at_boundary())
+    }
+
     proptest! {
         #[test]
         fn a_header_survives_the_round_trip(len in 0..=MAX_PAYLOAD) {
@@ -170,6 +201,25 @@ mod tests {
             }
             bytes.push(0xFF);
             prop_assert_eq!(FrameHeader::parse(&bytes), Some(header));
+        }
+
+        #[test]
+        fn however_a_stream_is_cut_the_same_frames_are_found(
+            bytes: Vec<u8>, max in 0..2_000_usize, cuts: Vec<prop::sample::Index>,
+        ) {
+            let whole = decode(&[&bytes], max);
+            prop_assert_eq!(&decode(&pieces(&bytes, &cuts), max), &whole);
+            let singly: Vec<_> = bytes.chunks(1).collect();
+            prop_assert_eq!(&decode(&singly, max), &whole);
+            let len: usize = whole.0.iter().map(|(_, payload)| payload.len()).sum();
+            prop_assert!(len <= bytes.len());
+        }
+
+        #[test]
+        fn what_is_encoded_is_found_again(messages: Vec<Vec<u8>>) {
+            let bytes: Vec<_> = messages.iter().flat_map(|one| encode(one).unwrap()).collect();
+            let found = messages.into_iter().map(|message| (message.len(), message)).collect();
+            prop_assert_eq!(decode(&[&bytes], MAX_PAYLOAD), (found, None, true));
         }
 
         #[test]

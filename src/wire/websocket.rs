@@ -286,3 +286,213 @@ impl Decoder {
         (taken, event)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A client's frame: its first byte (the end bit and the operation), its payload, its mask.
+    pub(crate) fn masked(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
+        let mut frame = vec![first];
+        match payload.len() {
+            len @ 0..=125 => frame.push(0x80 | len as u8),
+            len @ 126..=0xFFFF => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+            len => {
+                frame.push(0x80 | 127);
+                frame.extend_from_slice(&(len as u64).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(&mask);
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame
+    }
+
+    /// What a client may send, and now and then what it may not.
+    pub(crate) fn frames() -> impl Strategy<Value = Vec<u8>> {
+        let first = prop_oneof![
+            8 => prop::sample::select(vec![0x82_u8, 0x81, 0x02, 0x00, 0x80, 0x89, 0x8A]),
+            1 => prop::sample::select(vec![0x88_u8, 0x09, 0xC2, 0x83, 0x8B]),
+        ];
+        let len = prop_oneof![4 => 0..140_usize, 1 => 65_530..65_540_usize];
+        let frame = (first, len, any::<[u8; 4]>());
+        prop::collection::vec(frame, 0..12).prop_map(|frames| {
+            let bytes = frames.into_iter().flat_map(|(first, len, mask)| {
+                let len = if first & 0x08 == 0 { len } else { len.min(125) };
+                masked(first, &vec![first; len], mask)
+            });
+            bytes.collect()
+        })
+    }
+
+    /// `bytes`, cut at some of its places.
+    pub(crate) fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.sort_unstable();
+        let mut start = 0;
+        let mut pieces: Vec<_> =
+            cuts.into_iter().map(|cut| &bytes[std::mem::replace(&mut start, cut)..cut]).collect();
+        pieces.push(&bytes[start..]);
+        pieces
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Seen {
+        Frame(FrameStart),
+        Payload(Vec<u8>),
+        Ping(Vec<u8>),
+        Pong,
+        Close(Vec<u8>),
+        Fault(Fault),
+    }
+
+    /// Everything that is found, payloads that follow each other as one.
+    fn decode(pieces: &[&[u8]], max: usize) -> (Vec<Seen>, bool) {
+        let mut decoder = Decoder::new(max);
+        let mut seen = Vec::new();
+        for piece in pieces {
+            let mut rest = *piece;
+            while !rest.is_empty() {
+                let (taken, event) = match decoder.next(rest) {
+                    Ok(found) => found,
+                    Err(fault) => {
+                        seen.push(Seen::Fault(fault));
+                        return (seen, false);
+                    }
+                };
+                assert!(taken > 0, "no way forward at {rest:x?}");
+                rest = &rest[taken..];
+                match event {
+                    Event::More => {}
+                    Event::Frame(start) => seen.push(Seen::Frame(start)),
+                    Event::Payload(bytes, mask) => {
+                        if !matches!(seen.last(), Some(Seen::Payload(_))) {
+                            seen.push(Seen::Payload(Vec::new()));
+                        }
+                        if let Some(Seen::Payload(payload)) = seen.last_mut() {
+                            mask.append(bytes, payload);
+                        }
+                    }
+                    Event::Ping(payload) => seen.push(Seen::Ping(payload.as_slice().to_vec())),
+                    Event::Pong => seen.push(Seen::Pong),
+                    Event::Close(payload) => seen.push(Seen::Close(payload.as_slice().to_vec())),
+                }
+            }
+        }
+        (seen, decoder.between_messages())
+    }
+
+    #[test]
+    fn every_kind_of_frame_is_found_and_unmasked() {
+        let mask = [1, 2, 3, 4];
+        let long = vec![9; 70_000];
+        let bytes = [
+            masked(0x81, b"text", mask),
+            masked(0x02, b"", mask),
+            masked(0x89, b"ping", mask),
+            masked(0x80, &long, mask),
+            masked(0x8A, b"pong", mask),
+            masked(0x88, b"\x03\xE8bye", mask),
+        ];
+        let start = |len, first, last| Seen::Frame(FrameStart { len, first, last });
+        let expected = vec![
+            start(4, true, true),
+            Seen::Payload(b"text".into()),
+            start(0, true, false),
+            Seen::Ping(b"ping".into()),
+            start(70_000, false, true),
+            Seen::Payload(long),
+            Seen::Pong,
+            Seen::Close(b"\x03\xE8bye".into()),
+        ];
+        assert!(decode(&[&bytes.concat()], 70_000) == (expected, true));
+    }
+
+    #[test]
+    fn every_breach_is_told_apart() {
+        for (bytes, fault) in [
+            (&[0x82, 0x00][..], Fault::NotMasked),
+            (&[0xC2, 0x80, 0, 0, 0, 0], Fault::ReservedBits),
+            (&[0x92, 0x80, 0, 0, 0, 0], Fault::ReservedBits),
+            (&[0x83, 0x80, 0, 0, 0, 0], Fault::UnknownOperation),
+            (&[0x8B, 0x80, 0, 0, 0, 0], Fault::UnknownOperation),
+            (&[0x09, 0x80, 0, 0, 0, 0], Fault::BadControl),
+            (&[0x89, 0xFE, 0, 126, 0, 0, 0, 0], Fault::BadControl),
+            (&[0x80, 0x80, 0, 0, 0, 0], Fault::FragmentOrder),
+            (&[0x82, 0x8B, 0, 0, 0, 0], Fault::TooLong { max: 10 }),
+            (&[0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], Fault::TooLong { max: 10 }),
+            (
+                &[0x82, 0xFF, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0],
+                Fault::TooLong { max: 10 },
+            ),
+        ] {
+            assert_eq!(decode(&[bytes], 10).0, [Seen::Fault(fault)], "{bytes:x?}");
+        }
+        let second = [masked(0x02, b"1", [0; 4]), masked(0x82, b"2", [0; 4])].concat();
+        assert_eq!(decode(&[&second], 10).0.pop(), Some(Seen::Fault(Fault::FragmentOrder)));
+        let sum = [masked(0x02, &[0; 6], [0; 4]), masked(0x80, &[0; 5], [0; 4])].concat();
+        assert_eq!(decode(&[&sum], 10).0.pop(), Some(Seen::Fault(Fault::TooLong { max: 10 })));
+    }
+
+    #[test]
+    fn only_a_status_that_may_be_sent_is_echoed() {
+        for (close, reply) in [
+            (&b""[..], &b""[..]),
+            (&1000_u16.to_be_bytes(), &1000_u16.to_be_bytes()),
+            (b"\x0F\xA0reason", &4000_u16.to_be_bytes()),
+            (b"\x03", &1002_u16.to_be_bytes()),
+            (&1005_u16.to_be_bytes(), &1002_u16.to_be_bytes()),
+            (&999_u16.to_be_bytes(), &1002_u16.to_be_bytes()),
+        ] {
+            let mut payload = ControlPayload { bytes: [0; MAX_CONTROL], len: close.len() as u8 };
+            payload.bytes[..close.len()].copy_from_slice(close);
+            assert_eq!(payload.close_reply().as_slice(), reply, "{close:x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_frames_are_cut_the_same_is_found(
+            bytes in frames(),
+            flipped: Option<(prop::sample::Index, u8)>,
+            cuts: Vec<prop::sample::Index>,
+        ) {
+            let mut bytes = bytes;
+            if let Some((at, bits)) = flipped && !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] ^= bits;
+            }
+            let whole = decode(&[&bytes], 70_000);
+            prop_assert!(decode(&pieces(&bytes, &cuts), 70_000) == whole);
+            let singly: Vec<_> = bytes.chunks(1).collect();
+            prop_assert!(decode(&singly, 70_000) == whole);
+        }
+
+        #[test]
+        fn noise_is_taken_without_panic_and_nothing_is_made_up(bytes: Vec<u8>) {
+            let (seen, _) = decode(&[&bytes], 1 << 20);
+            let len: usize = seen.iter().map(|seen| match seen {
+                Seen::Payload(bytes) | Seen::Ping(bytes) | Seen::Close(bytes) => bytes.len(),
+                Seen::Frame(_) | Seen::Pong | Seen::Fault(_) => 0,
+            }).sum();
+            prop_assert!(len <= bytes.len());
+        }
+
+        #[test]
+        fn a_mask_is_undone_wherever_the_payload_is_cut(
+            payload: Vec<u8>, mask: [u8; 4], cut: prop::sample::Index,
+        ) {
+            let bytes = masked(0x82, &payload, mask);
+            let body = &bytes[bytes.len() - payload.len()..];
+            let (head, tail) = body.split_at(cut.index(payload.len() + 1));
+            let mut out = Vec::new();
+            Mask(mask).append(head, &mut out);
+            Mask(mask).turned(head.len()).append(tail, &mut out);
+            prop_assert_eq!(out, payload);
+        }
+    }
+}

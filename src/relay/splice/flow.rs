@@ -144,6 +144,11 @@ impl Flow {
         std::mem::take(&mut self.active).then(|| std::mem::take(&mut self.received))
     }
 
+    #[cfg(test)]
+    pub(super) fn pending_len(&self) -> usize {
+        self.pending.len()
+    }
+
     /// When this direction must be looked at, at the latest.
     pub(super) fn deadline(&self, write_timeout: Duration) -> Option<Instant> {
         let stalled = self.outbox.deadline(write_timeout);

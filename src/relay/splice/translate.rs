@@ -234,3 +234,170 @@ impl From<Fault> for Unreadable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::{
+        frame,
+        websocket::tests::{frames, masked, pieces},
+    };
+
+    const MAX: usize = 70_000;
+
+    const PAIRS: [(Transport, Transport); 3] = [
+        (Transport::Tcp, Transport::WebSocket),
+        (Transport::WebSocket, Transport::Tcp),
+        (Transport::WebSocket, Transport::WebSocket),
+    ];
+
+    /// All that comes of `pieces`: the output, the last Ping, the Close, and what stopped it.
+    type Outcome = (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>, Result<(), Unreadable>);
+
+    fn translate((from, to): (Transport, Transport), pieces: &[&[u8]]) -> Outcome {
+        let mut translator = Translator::new(from, to, MAX);
+        let (mut out, mut heard) = (Vec::new(), Heard::default());
+        let mut result = Ok(());
+        for piece in pieces {
+            result = translator.translate(piece, &mut out, &mut heard);
+            if result.is_err() || heard.close.is_some() {
+                break;
+            }
+        }
+        let payload = |payload: ControlPayload| payload.as_slice().to_vec();
+        (out, heard.ping.map(payload), heard.close.map(payload), result)
+    }
+
+    /// The messages in what a server sends, which is whole frames.
+    fn messages(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        while let [0x82, len, rest @ ..] = bytes {
+            let (size, len) = match *len {
+                126 => (2, usize::from(u16::from_be_bytes(rest[..2].try_into().unwrap()))),
+                127 => (8, u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize),
+                len => (0, usize::from(len)),
+            };
+            messages.push(rest[size..size + len].to_vec());
+            bytes = &rest[size + len..];
+        }
+        assert!(bytes.is_empty(), "not a whole Binary message: {bytes:x?}");
+        messages
+    }
+
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let len = prop_oneof![6 => 0..200_usize, 1 => 65_530..65_540_usize];
+        (len, any::<u8>()).prop_map(|(len, byte)| vec![byte; len])
+    }
+
+    fn close_of(close: u16) -> Vec<u8> {
+        let mut out = Vec::new();
+        websocket::put_close(&ControlPayload::status(close), &mut out);
+        out
+    }
+
+    #[test]
+    fn a_pong_and_a_close_wait_for_the_end_of_the_frame_and_nothing_follows_the_close() {
+        let mut translator = Translator::new(Transport::Tcp, Transport::WebSocket, MAX);
+        let (mut out, mut heard) = (Vec::new(), Heard::default());
+        let frame = frame::encode(b"passing").unwrap();
+        translator.translate(&frame[..4], &mut out, &mut heard).unwrap();
+        assert!(translator.is_within_frame());
+        out.clear();
+        translator.pong(ControlPayload::status(1));
+        translator.pong(ControlPayload::status(2));
+        translator.close(ControlPayload::status(1000));
+        translator.close(ControlPayload::status(1001));
+        translator.put_control(&mut out);
+        assert_eq!(out, b"");
+        let rest = [&frame[4..], &frame, &frame].concat();
+        translator.translate(&rest, &mut out, &mut heard).unwrap();
+        let pong = [0x8A, 2, 0, 2];
+        assert_eq!(out, [&b"sing"[..], &pong, &close_of(1000)].concat());
+        assert!(translator.has_closed() && !translator.is_within_frame());
+        translator.put_control(&mut out);
+        assert_eq!(out.len(), 4 + pong.len() + 4);
+    }
+
+    #[test]
+    fn what_came_before_a_message_too_long_is_passed_on() {
+        let good = frame::encode(b"good").unwrap();
+        let bytes = [&good[..], &[0xFF; 4], b"of it"].concat();
+        let (out, .., result) = translate(PAIRS[0], &[&bytes]);
+        assert_eq!((messages(&out), result), (vec![b"good".to_vec()], Err(Unreadable::TooLong)));
+        let bytes = [masked(0x82, b"good", [7; 4]), masked(0x82, &[0; MAX + 1], [7; 4])].concat();
+        let (out, .., result) = translate(PAIRS[1], &[&bytes]);
+        assert_eq!((out, result), (good, Err(Unreadable::TooLong)));
+    }
+
+    proptest! {
+        #[test]
+        fn however_the_input_is_cut_the_output_is_the_same_and_in_bounds(
+            client in frames(),
+            noise: Vec<u8>,
+            flipped: Option<(prop::sample::Index, u8)>,
+            cuts: Vec<prop::sample::Index>,
+        ) {
+            for (pair, bytes) in PAIRS.iter().flat_map(|&pair| [(pair, &client), (pair, &noise)]) {
+                let mut bytes = bytes.clone();
+                if let Some((at, bits)) = flipped && !bytes.is_empty() {
+                    let at = at.index(bytes.len());
+                    bytes[at] ^= bits;
+                }
+                let whole = translate(pair, &[&bytes]);
+                prop_assert!(translate(pair, &pieces(&bytes, &cuts)) == whole);
+                let singly: Vec<_> = bytes.chunks(1).collect();
+                prop_assert!(translate(pair, &singly) == whole);
+                prop_assert!(whole.0.len() <= 2 * bytes.len());
+            }
+        }
+
+        #[test]
+        fn messages_survive_the_way_to_a_websocket_and_back(
+            sent in prop::collection::vec(message(), 0..8),
+            mask: [u8; 4],
+            cuts: Vec<prop::sample::Index>,
+        ) {
+            let tcp: Vec<_> = sent.iter().flat_map(|one| frame::encode(one).unwrap()).collect();
+            let (out, _, _, result) = translate(PAIRS[0], &pieces(&tcp, &cuts));
+            prop_assert_eq!(result, Ok(()));
+            let received = messages(&out);
+            prop_assert!(received == sent);
+            let back: Vec<_> = received.iter().flat_map(|one| masked(0x82, one, mask)).collect();
+            let (out, _, _, result) = translate(PAIRS[1], &pieces(&back, &cuts));
+            prop_assert_eq!(result, Ok(()));
+            prop_assert!(out == tcp);
+            let (out, _, _, result) = translate(PAIRS[2], &pieces(&back, &cuts));
+            prop_assert_eq!(result, Ok(()));
+            prop_assert!(messages(&out) == sent);
+        }
+
+        #[test]
+        fn fragments_become_one_frame_whatever_control_frames_stand_between(
+            sent in prop::collection::vec(prop::collection::vec(message(), 1..4), 0..5),
+            ping in prop::collection::vec(any::<u8>(), 0..125),
+            cuts: Vec<prop::sample::Index>,
+        ) {
+            let mut bytes = Vec::new();
+            let mut frames = Vec::new();
+            for fragments in &sent {
+                let last = fragments.len() - 1;
+                let whole = fragments.concat();
+                if whole.len() > MAX {
+                    continue;
+                }
+                for (at, fragment) in fragments.iter().enumerate() {
+                    let operation = if at == 0 { 0x01 } else { 0x00 };
+                    let end = if at == last { 0x80 } else { 0x00 };
+                    bytes.extend(masked(operation | end, fragment, [at as u8; 4]));
+                    bytes.extend(masked(0x89, &ping, [5; 4]));
+                }
+                frames.extend(frame::encode(&whole).unwrap());
+            }
+            let heard = (!bytes.is_empty()).then_some(ping);
+            let outcome = translate(PAIRS[1], &pieces(&bytes, &cuts));
+            prop_assert!(outcome == (frames, heard, None, Ok(())));
+        }
+    }
+}
