@@ -16,6 +16,9 @@ use crate::wire::{
     websocket::{self, Fault},
 };
 
+/// Room for a client's usual first message in one read.
+const READ: usize = 512;
+
 /// Why a connection does not become a leg.
 #[derive(Debug, thiserror::Error)]
 pub enum FirstMessageError {
@@ -130,7 +133,7 @@ async fn read_more(
     connection: &mut Connection,
     head: &mut BytesMut,
 ) -> Result<(), FirstMessageError> {
-    head.reserve(1);
+    head.reserve(READ);
     match connection.socket.read_buf(head).await {
         Ok(0) => Err(FirstMessageError::HungUp),
         Ok(_) => Ok(()),

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures_util::TryFutureExt as _;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
@@ -60,12 +61,11 @@ where
         let span = tracing::info_span!("leg", uuid = %request.hello.uuid);
         let relayed = span.in_scope(|| self.inner.call(request));
         let metrics = Arc::clone(&self.metrics);
-        let recorded = async move {
-            relayed.await.inspect_err(|refusal| {
-                metrics.reject(refusal.label());
-                record(refusal, peer);
-            })
-        };
+        // Not an async block: that would have room for `relayed` twice.
+        let recorded = relayed.inspect_err(move |refusal: &RelayError| {
+            metrics.reject(refusal.label());
+            record(refusal, peer);
+        });
         Box::pin(recorded.instrument(span))
     }
 }

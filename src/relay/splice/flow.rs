@@ -146,7 +146,7 @@ impl Flow {
 
     #[cfg(test)]
     pub(super) fn pending_len(&self) -> usize {
-        self.pending.len()
+        self.outbox.len()
     }
 
     /// When this direction must be looked at, at the latest.

@@ -29,6 +29,11 @@ impl Outbox {
         self.pending.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Where what cannot be written now is added.
     pub(super) const fn pending_mut(&mut self) -> &mut Vec<u8> {
         &mut self.pending
