@@ -116,7 +116,12 @@ impl Workload {
         let mut running: Vec<(Kind, Subject)> = Vec::new();
         for round in 1..=self.rounds {
             eprintln!("{}: round {round} of {}", self.name, self.rounds);
-            for index in 0..self.cases.len() {
+            let mut order: Vec<_> = (0..self.cases.len()).collect();
+            if round % 2 == 0 {
+                // Nobody is always the first, nor always behind the same.
+                order.reverse();
+            }
+            for index in order {
                 let name = self.name_of(&self.cases[index]);
                 match measure(&self.cases[index], self.fresh, &mut running, relays) {
                     Ok(sample) => self.cases[index].samples.push(sample),

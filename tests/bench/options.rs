@@ -64,7 +64,7 @@ impl Options {
         } else {
             Scale {
                 rounds: rounds.unwrap_or(3),
-                pairs: 20_000,
+                pairs: 12_000,
                 pings: 10_000,
                 bulk_warm_up: Duration::from_millis(250),
                 bulk_window: Duration::from_millis(1_000),

@@ -4,8 +4,10 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    ops::Range,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +18,8 @@ use tempfile::TempDir;
 
 /// How long a program may take to listen, and to end when it is asked to.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+const PORTS: Range<u16> = 22_000..32_000;
 
 const POLL: Duration = Duration::from_millis(5);
 
@@ -147,10 +151,18 @@ impl Drop for Process {
     }
 }
 
-/// A port of the loopback's that nobody listens on.
+/// A port of the loopback's that nobody listens on. Below those that the system gives to outgoing
+/// connections: a look whether somebody listens there yet could connect to itself.
 pub(crate) fn free_port() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    for _ in 0..PORTS.len() {
+        let at = (std::process::id() as u16).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + at % PORTS.len() as u16));
+        if TcpListener::bind(addr).is_ok() {
+            return Ok(addr);
+        }
+    }
+    bail!("no free port in {PORTS:?}")
 }
 
 /// Processor time of this process: the load generator's.
