@@ -176,6 +176,7 @@ impl Splice {
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Progress {
+        let limit = self.idle_limit();
         let (source, sink) = (&self.sockets[from.at()], &self.sockets[from.other().at()]);
         let flow = &mut self.flows[from.at()];
         let mut heard = Heard::default();
@@ -185,6 +186,7 @@ impl Splice {
         if let Some(received) = flow.take_activity() {
             self.relay.received(from, received);
         }
+        self.rearm |= self.idle_limit() != limit;
         let told = self.hear(from, heard);
         match step {
             Ok(Step::Blocked) if !told => return Progress::Blocked,
@@ -278,8 +280,12 @@ impl Splice {
     }
 
     fn idle_limit(&self) -> Duration {
-        if self.flows.iter().any(Flow::has_closed) {
-            // That WebSocket owes us a Close; a silent one is not waited for as long.
+        // A WebSocket that was sent a Close owes us one, and is not waited for as long, unless it
+        // is we who do not read: what it sent before has still to go to a slow leg.
+        let owes_close = |from: LegIndex| {
+            self.flows[from.other().at()].has_closed() && !self.flows[from.at()].is_held_up()
+        };
+        if LegIndex::BOTH.into_iter().any(owes_close) {
             return self.idle_limit.min(CLOSE_WAIT);
         }
         self.idle_limit

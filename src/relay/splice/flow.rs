@@ -175,6 +175,11 @@ impl Flow {
         [stalled, self.linger_until.filter(|_| waits)].into_iter().flatten().min()
     }
 
+    /// Whether the sink does not take all that there is for it.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.stalled_since.is_some()
+    }
+
     pub(super) fn is_stalled(&self, now: Instant, write_timeout: Duration) -> bool {
         self.stalled_since.is_some_and(|since| now >= since + write_timeout)
     }
