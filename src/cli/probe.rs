@@ -45,7 +45,7 @@ step is printed as it happens; where one fails, so is its probable cause.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Probe {
     /// The relay, by name or address; the port is 21117 unless given. IPv6 with a port is
-    /// [::1]:21117.
+    /// `[::1]:21117`.
     #[arg(value_name = "HOST[:PORT]")]
     address: Address,
     /// How the two legs travel: mixed is TCP for the first and WebSocket for the second, all is each

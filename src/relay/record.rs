@@ -10,9 +10,8 @@ use std::{
 
 use futures_util::TryFutureExt as _;
 use tower::{Layer, Service};
-use tracing::Instrument as _;
 
-use super::request::{Outcome, RelayError, RelayRequest};
+use super::request::{Outcome, RelayError, RelayRequest, span};
 use crate::metrics::Metrics;
 
 /// Wraps a service in [`Record`].
@@ -57,16 +56,14 @@ where
     }
 
     fn call(&mut self, request: RelayRequest) -> Self::Future {
-        let peer = request.peer();
-        let span = tracing::info_span!("leg", uuid = %request.hello.uuid);
-        let relayed = span.in_scope(|| self.inner.call(request));
+        let (peer, uuid) = (request.peer(), request.hello.uuid.clone());
+        let relayed = span(&uuid).in_scope(|| self.inner.call(request));
         let metrics = Arc::clone(&self.metrics);
         // Not an async block: that would have room for `relayed` twice.
-        let recorded = relayed.inspect_err(move |refusal: &RelayError| {
+        Box::pin(relayed.inspect_err(move |refusal: &RelayError| {
             metrics.reject(refusal.label());
-            record(refusal, peer);
-        });
-        Box::pin(recorded.instrument(span))
+            span(&uuid).in_scope(|| record(refusal, peer));
+        }))
     }
 }
 

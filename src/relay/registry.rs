@@ -16,7 +16,7 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::request::{End, LegIndex, Paired};
+use super::request::{End, LegIndex, Paired, span};
 use crate::{
     metrics::Metrics,
     wire::{
@@ -272,22 +272,27 @@ impl Drop for RelayGuard {
         }
         let lasted = relay.age();
         registry.metrics.relay_ends(relay.transports(), self.end.label(), lasted);
-        let [first, second] = &relay.legs;
-        // The address after "Relay of" is the second leg's, as hbbr's own line has it.
-        tracing::info!(
-            uuid = %relay.uuid,
-            target_id = relay.target.as_ref().map(tracing::field::display),
-            conn_type = %relay.conn_type,
-            first = %first.address,
-            first_transport = first.transport.label(),
-            first_bytes = first.received(),
-            second = %second.address,
-            second_transport = second.transport.label(),
-            second_bytes = second.received(),
-            waited_ms = relay.waited.as_millis() as u64,
-            duration_ms = lasted.as_millis() as u64,
-            end = %self.end,
-            "Relay of {} closed", second.address
-        );
+        span(&relay.uuid).in_scope(|| log_end(relay, lasted, self.end));
     }
+}
+
+/// The one line of a relay.
+fn log_end(relay: &ActiveRelay, lasted: Duration, end: End) {
+    let [first, second] = &relay.legs;
+    // The address after "Relay of" is the second leg's, as hbbr's own line has it.
+    tracing::info!(
+        uuid = %relay.uuid,
+        target_id = relay.target.as_ref().map(tracing::field::display),
+        conn_type = %relay.conn_type,
+        first = %first.address,
+        first_transport = first.transport.label(),
+        first_bytes = first.received(),
+        second = %second.address,
+        second_transport = second.transport.label(),
+        second_bytes = second.received(),
+        waited_ms = relay.waited.as_millis() as u64,
+        duration_ms = lasted.as_millis() as u64,
+        end = %end,
+        "Relay of {} closed", second.address
+    );
 }

@@ -102,6 +102,13 @@ pub enum RelayError {
     Io(#[from] io::Error),
 }
 
+/// The span that everything which is logged of a leg stands in. It is not held for as long as the
+/// relay lives: what a subscriber keeps for each open span would stay among the relays' memory, and
+/// pin it long after they are over.
+pub fn span(uuid: &RelayUuid) -> tracing::Span {
+    tracing::info_span!("leg", %uuid)
+}
+
 impl RelayRequest {
     /// Who asks.
     pub const fn peer(&self) -> SocketAddr {

@@ -130,7 +130,7 @@ impl Splice {
             let turn = tokio::select! {
                 biased;
                 turn = poll_fn(|cx| self.poll_turn(cx)) => turn,
-                () = &mut closing => return self.cut(relay.closed_by()).await,
+                () = &mut closing => return Box::pin(self.cut(relay.closed_by())).await,
                 () = &mut timer => Turn::Rearm,
             };
             match turn {
@@ -139,13 +139,13 @@ impl Splice {
                 // The other branches get their chance, or a busy relay could not be closed.
                 Turn::Yield => tokio::select! {
                     biased;
-                    () = &mut closing => return self.cut(relay.closed_by()).await,
+                    () = &mut closing => return Box::pin(self.cut(relay.closed_by())).await,
                     () = &mut timer => {}
                     () = tokio::task::yield_now() => continue,
                 },
             }
             if let Some(end) = self.look(timer.as_mut()) {
-                return self.cut(end).await;
+                return Box::pin(self.cut(end)).await;
             }
         }
     }
@@ -183,6 +183,7 @@ impl Splice {
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Progress {
+        let limit = self.idle_limit();
         let [first, second] = &mut self.sockets;
         let (source, sink) = match from {
             LegIndex::First => (first, second),
@@ -196,6 +197,7 @@ impl Splice {
         if let Some(received) = flow.take_activity() {
             self.relay.received(from, received);
         }
+        self.rearm |= self.idle_limit() != limit;
         let told = self.hear(from, heard);
         match step {
             Ok(Step::Blocked) if !told => return Progress::Blocked,
@@ -289,8 +291,12 @@ impl Splice {
     }
 
     fn idle_limit(&self) -> Duration {
-        if self.flows.iter().any(Flow::has_closed) {
-            // That WebSocket owes us a Close; a silent one is not waited for as long.
+        // A WebSocket that was sent a Close owes us one, and is not waited for as long, unless it
+        // is we who do not read: what it sent before has still to go to a slow leg.
+        let owes_close = |from: LegIndex| {
+            self.flows[from.other().at()].has_closed() && !self.flows[from.at()].is_held_up()
+        };
+        if LegIndex::BOTH.into_iter().any(owes_close) {
             return self.idle_limit.min(CLOSE_WAIT);
         }
         self.idle_limit

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     halves::Script,
     raw_websocket::{
-        self, BINARY, CONTINUATION, FIRST_OF_BINARY, LAST, PING, RawWebSocket, masked,
+        self, BINARY, CONTINUATION, FIRST_OF_BINARY, LAST, PING, RawWebSocket, header, masked,
     },
     support::{Client, PATIENCE, TestGateway, read_to_end, unique},
 };
@@ -109,7 +109,7 @@ async fn one_byte_at_a_time_changes_nothing() {
 /// Fills the socket of a leg that waits: the relay reads none of it, and loses none of it.
 #[tokio::test]
 async fn a_waiting_leg_that_sends_on_is_held_back_and_loses_nothing() {
-    const TOTAL: usize = 24 << 20;
+    const TOTAL: usize = 16 << 20;
     let gateway = TestGateway::start().await;
     for (first, second) in [(Tcp, Tcp), (Tcp, WebSocket), (WebSocket, Tcp), (WebSocket, WebSocket)]
     {
@@ -148,7 +148,8 @@ fn script_on(transport: Transport, total: usize) -> Vec<u8> {
     while let Some(message) = script.next() {
         bytes.extend(match transport {
             Tcp => frame::encode(message).expect("a frame"),
-            WebSocket => masked(BINARY, message),
+            // A mask of zeros: it need not take time.
+            WebSocket => [&header(BINARY, message.len() as u64, [0; 4])[..], message].concat(),
         });
     }
     bytes

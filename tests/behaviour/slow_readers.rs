@@ -21,7 +21,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use crate::{
     halves::{Receiving, Sending, step},
-    raw_websocket::{BINARY, Frame, RawWebSocket},
+    raw_websocket::{BINARY, CLOSE, Frame, RawWebSocket, header},
     support::{Client, PATIENCE, TestGateway, eventually, read_to_end, unique},
 };
 
@@ -34,7 +34,8 @@ const BOUND: u64 = 8 << 20;
 /// The message at a place in an endless stream.
 fn block(seed: u64, at: usize) -> Vec<u8> {
     let mut state = seed + at as u64;
-    (0..BLOCK / 8).flat_map(|_| step(&mut state).to_le_bytes()).collect()
+    let noise: Vec<u8> = (0..128).flat_map(|_| step(&mut state).to_le_bytes()).collect();
+    noise.repeat(BLOCK / 1024)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,14 +75,15 @@ async fn one_direction_stalls(first: Transport, second: Transport) {
 
     let other_way = tokio::spawn(send_blocks(stalled_sends, 2, OTHER_WAY));
     let flood_receives = receive_blocks(flood_receives, 2, 0..OTHER_WAY).await;
-    drop(other_way.await.expect("all was sent").expect("the relay reads"));
+    let stalled_sends = other_way.await.expect("all was sent").expect("the relay reads");
     let after = gateway.taken(&uuid).await[0];
     assert!(after < BOUND, "the relay took {after} bytes for a reader that takes none");
 
     let enough = sent.load(Ordering::Relaxed) + 50;
     stop.store(enough, Ordering::Relaxed);
     let stalled_receives = receive_blocks(stalled_receives, 1, 0..enough).await;
-    drop((flooding.await.expect("all was sent"), flood_receives, stalled_receives));
+    let flood_sends = flooding.await.expect("all was sent");
+    drop((flood_sends, flood_receives, stalled_sends, stalled_receives));
     gateway.until_quiet().await;
 }
 
@@ -90,6 +92,10 @@ fn small_receive_buffer(client: &Client) {
         Client::Tcp(socket) => socket,
         Client::WebSocket(socket) => (**socket).get_ref(),
     };
+    small_receive_buffer_of(socket);
+}
+
+fn small_receive_buffer_of(socket: &TcpStream) {
     SockRef::from(socket).set_recv_buffer_size(16 << 10).expect("an option");
 }
 
@@ -232,5 +238,32 @@ async fn a_slow_websocket_is_not_let_go_before_it_has_got_everything() {
     slow.expect_close(1000).await;
     assert_eq!(slow.frame().await, None);
     drop(tcp);
+    gateway.until_quiet().await;
+}
+
+/// Nor does a WebSocket that cannot send its Close, since what it sent before waits for a slow
+/// TCP leg that has ended its own sending.
+#[tokio::test]
+async fn a_slow_tcp_leg_that_ended_gets_all_that_a_websocket_sends() {
+    let gateway = TestGateway::start().await;
+    let uuid = unique("slow");
+    let mut slow = gateway.leg(Tcp, &uuid).await.tcp();
+    small_receive_buffer_of(&slow);
+    gateway.until_waiting(&uuid).await;
+    let mut websocket = RawWebSocket::leg(&gateway, &uuid).await;
+    gateway.until_active(&uuid).await;
+    slow.shutdown().await.unwrap();
+    websocket.expect_close(1000).await;
+    let message = block(4, 0);
+    let frames = [header(BINARY, BLOCK as u64, [0; 4]), message.clone()].concat().repeat(400);
+    let writing = tokio::spawn(async move {
+        websocket.socket.write_all(&frames).await.unwrap();
+        websocket.send(CLOSE, &1000_u16.to_be_bytes()).await;
+        websocket
+    });
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert!(!writing.is_finished(), "nothing was held back");
+    assert!(read_to_end(&mut slow).await == frame::encode(&message).unwrap().repeat(400));
+    drop(writing.await.unwrap());
     gateway.until_quiet().await;
 }

@@ -156,6 +156,11 @@ impl Flow {
         [stalled, self.linger_until.filter(|_| waits)].into_iter().flatten().min()
     }
 
+    /// Whether the sink does not take all that there is for it.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.outbox.is_stalled()
+    }
+
     pub(super) fn is_stalled(&self, now: Instant, write_timeout: Duration) -> bool {
         self.outbox.deadline(write_timeout).is_some_and(|at| now >= at)
     }

@@ -29,6 +29,11 @@ impl Outbox {
         self.pending.is_empty()
     }
 
+    /// Whether the socket does not take all that there is.
+    pub(super) const fn is_stalled(&self) -> bool {
+        self.stalled_since.is_some()
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.pending.len()
