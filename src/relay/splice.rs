@@ -1,6 +1,6 @@
 //! The bytes across two legs, from pairing to the end.
 //!
-//! One task owns a pair and turns both directions in it, each a [`Flow`]: neither can stop the
+//! One task owns a pair and turns both directions in it, each a `Flow`: neither can stop the
 //! other. Here are the deadlines, and what the end of one direction means for the other. How bytes
 //! are read, translated and written is `flow`'s and `translate`'s.
 
