@@ -213,7 +213,7 @@ fn read_frame(reader: &mut impl std::io::Read) -> Frame {
 }
 
 /// A flood of Pings moves no byte to the peer, so nothing of the peer's holds it back.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_pings_holds_up_nobody() {
     let gateway = TestGateway::start().await;
     let uuid = unique("pings");
@@ -228,7 +228,7 @@ async fn a_flood_of_pings_holds_up_nobody() {
         socket.set_nonblocking(false).expect("an option");
         let pings = masked(PING, &[1; 100]).repeat(10_000);
         let since = Instant::now();
-        while since.elapsed() < Duration::from_secs(8) {
+        while since.elapsed() < Duration::from_secs(18) {
             if socket.write_all(&pings).is_err() {
                 return;
             }
@@ -242,7 +242,7 @@ async fn a_flood_of_pings_holds_up_nobody() {
     assert_eq!(others_peer.receive().await.as_deref(), Some(&b"go on"[..]));
     delete(&gateway, &uuid).await;
     gateway.until_metric("relay_ends_total{reason=\"admin\"}", 1.0).await;
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(12), "{:?}", since.elapsed());
     flooding.join().expect("the flood ends");
 }
 
