@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Extension, Router, extract::Request};
+use axum::Router;
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -76,11 +76,13 @@ pub async fn serve(
 ) -> Result<(), NoRequest> {
     let asked = Arc::new(AtomicBool::new(false));
     let note = Arc::clone(&asked);
-    let router = router.layer(Extension(arrival));
-    let service = TowerToHyperService::new(router.map_request(move |request: Request<_>| {
-        note.store(true, Ordering::Relaxed);
-        request
-    }));
+    // Not a layer: that would wrap every route anew for each connection.
+    let service =
+        TowerToHyperService::new(router.map_request(move |mut request: hyper::Request<_>| {
+            note.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(arrival);
+            request
+        }));
     let io: Io = TokioIo::new(WriteDeadline::new(Rewind::new(head, connection), patience));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
