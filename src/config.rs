@@ -19,6 +19,7 @@ mod rules;
 mod schema;
 mod setting;
 mod shutdown;
+mod threads;
 mod toml_file;
 mod units;
 
@@ -37,6 +38,7 @@ pub use self::{
     problem::{Origin, Problem, Problems},
     relay::RelayConfig,
     shutdown::ShutdownConfig,
+    threads::{ThreadCount, ThreadsConfig},
     units::{Duration, Secret, Size},
 };
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub pairing: PairingConfig,
     /// Paired legs.
     pub relay: RelayConfig,
+    /// Threads.
+    pub threads: ThreadsConfig,
     /// The admin API and metrics.
     pub admin: AdminConfig,
     /// Logging.
@@ -78,6 +82,7 @@ impl Default for Config {
             front_door: FrontDoorConfig::default(),
             pairing: PairingConfig::default(),
             relay: RelayConfig::default(),
+            threads: ThreadsConfig::default(),
             admin: AdminConfig::default(),
             log: LogConfig::default(),
             shutdown: ShutdownConfig::default(),
@@ -99,6 +104,7 @@ impl Config {
         self.front_door.validate(rules);
         self.pairing.validate(rules);
         self.relay.validate(rules);
+        self.threads.validate(rules);
         self.admin.validate(rules);
         self.log.validate(rules);
         self.shutdown.validate(rules);

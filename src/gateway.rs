@@ -26,6 +26,7 @@ use crate::{
         self, Parts,
         entrance::{Arrival, Entrance},
         pairing::WaitingRoom,
+        plane::BulkPlane,
         registry::ActiveRelays,
     },
     shutdown::Shutdown,
@@ -225,6 +226,7 @@ fn parts(
         room: WaitingRoom::new(config.pairing.clone(), Arc::clone(metrics)),
         relays: ActiveRelays::new(shutdown.hard().clone(), Arc::clone(metrics)),
         limits: Arc::new(config.relay.clone()),
+        bulk: BulkPlane::new(&config.threads),
     })
 }
 

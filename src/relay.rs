@@ -4,6 +4,7 @@ pub mod admission;
 pub mod auth;
 pub mod entrance;
 pub mod pairing;
+pub mod plane;
 pub mod record;
 pub mod registry;
 pub mod request;
@@ -22,10 +23,14 @@ use self::{
     admission::AdmissionLayer,
     auth::RequireKeyLayer,
     pairing::{Pairing, WaitingRoom},
+    plane::BulkPlane,
     record::RecordLayer,
     registry::ActiveRelays,
     request::{Match, Outcome, RelayError, RelayRequest},
-    splice::Splicer,
+    splice::{
+        Splicer,
+        pipes::{self, Pipes},
+    },
 };
 use crate::{config::RelayConfig, key::KeyRing, metrics::Metrics};
 
@@ -47,12 +52,15 @@ pub struct Parts {
     pub relays: Arc<ActiveRelays>,
     /// The limits of relays.
     pub limits: Arc<RelayConfig>,
+    /// The threads for those that move much.
+    pub bulk: Arc<BulkPlane>,
 }
 
 /// Puts the stack together.
 pub fn stack(parts: &Parts) -> RelayStack {
-    let Parts { metrics, draining, ring, room, relays, limits } = parts.clone();
-    let splicer = Splicer { registry: relays, limits };
+    let Parts { metrics, draining, ring, room, relays, limits, bulk } = parts.clone();
+    let pipes = Pipes::new(if limits.kernel_splice { pipes::MOST } else { 0 });
+    let splicer = Splicer { registry: relays, limits, pipes, bulk };
     BoxCloneSyncService::new(
         ServiceBuilder::new()
             .layer(RecordLayer::new(metrics))

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every room, with its floor: a file of `src` without its ending, and the folder of that name.
-const ROOMS: [(u8, &str); 22] = [
+const ROOMS: [(u8, &str); 23] = [
     (0, "wire"),
     (0, "key"),
     (1, "config"),
@@ -18,6 +18,7 @@ const ROOMS: [(u8, &str); 22] = [
     (2, "net"),
     (3, "relay/request"),
     (4, "relay/registry"),
+    (4, "relay/plane"),
     (5, "relay/record"),
     (5, "relay/admission"),
     (5, "relay/auth"),

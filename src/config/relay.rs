@@ -18,6 +18,8 @@ pub struct RelayConfig {
     pub keepalive: Duration,
     /// The largest message that crosses between a WebSocket leg and another.
     pub max_message_size: Size,
+    /// Whether bulk between two TCP legs goes through the kernel alone, where the system can.
+    pub kernel_splice: bool,
 }
 
 impl Default for RelayConfig {
@@ -28,6 +30,7 @@ impl Default for RelayConfig {
             write_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(60),
             max_message_size: Size::from_mib(16),
+            kernel_splice: true,
         }
     }
 }

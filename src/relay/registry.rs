@@ -58,6 +58,7 @@ pub struct ActiveRelay {
     /// A child of the gateway's hard token: cancelled with it, or on its own by an operator.
     close: CancellationToken,
     closed_by_admin: AtomicBool,
+    in_bulk: AtomicBool,
 }
 
 /// One leg of an active relay.
@@ -116,6 +117,7 @@ impl ActiveRelays {
             last_activity: AtomicU64::new(0),
             close: self.end_all.child_token(),
             closed_by_admin: AtomicBool::new(false),
+            in_bulk: AtomicBool::new(false),
         });
         self.metrics.relay_begins(relay.transports());
         self.metrics.wait.record(paired.waited);
@@ -221,6 +223,16 @@ impl ActiveRelay {
     /// Cancelled when the relay must end: by an operator, or because the gateway does.
     pub const fn closing(&self) -> &CancellationToken {
         &self.close
+    }
+
+    /// Whether the bulk plane has it.
+    pub fn is_in_bulk(&self) -> bool {
+        self.in_bulk.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the bulk plane has it.
+    pub fn set_in_bulk(&self, in_bulk: bool) {
+        self.in_bulk.store(in_bulk, Ordering::Relaxed);
     }
 
     /// Notes activity, and counts the bytes that came from a leg.

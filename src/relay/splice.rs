@@ -2,10 +2,15 @@
 //!
 //! One task owns a pair and turns both directions in it, each a `Flow`: neither can stop the
 //! other. Here are the deadlines, and what the end of one direction means for the other. How bytes
-//! are read, translated and written is `flow`'s and `translate`'s.
+//! are read, translated and written is `flow`'s and `translate`'s; the way from plane to plane is
+//! `migration`'s.
 
 mod flow;
+mod kernel;
+mod migration;
 mod outbox;
+mod pace;
+pub mod pipes;
 mod scratch;
 mod translate;
 
@@ -24,10 +29,13 @@ use tokio::{
 
 use self::{
     flow::{Broken, Flow, Step},
+    pace::{Pace, Plane},
+    pipes::Pipes,
     scratch::{Scratch, with_scratch},
     translate::Heard,
 };
 use super::{
+    plane::BulkPlane,
     registry::{ActiveRelay, ActiveRelays},
     request::{End, LegIndex, Outcome, Paired},
 };
@@ -58,6 +66,10 @@ pub struct Splicer {
     pub registry: Arc<ActiveRelays>,
     /// Their limits.
     pub limits: Arc<RelayConfig>,
+    /// What they borrow to move much.
+    pub pipes: Arc<Pipes>,
+    /// Where those go that move much.
+    pub bulk: Arc<BulkPlane>,
 }
 
 impl Splicer {
@@ -65,13 +77,30 @@ impl Splicer {
     pub fn splice(&self, paired: Paired) -> impl Future<Output = Outcome> + Send + use<> {
         // Made before the future is, which then has room for the relay and not for the pair too.
         let guard = self.registry.enter(&paired);
-        let mut splice = Splice::new(paired, Arc::clone(guard.relay()), &self.limits);
+        let mut splice = Box::new(Splice::new(paired, Arc::clone(guard.relay()), self));
+        let bulk = Arc::clone(&self.bulk);
         async move {
-            let end = splice.run().await;
+            let end = loop {
+                match splice.run().await {
+                    Leave::Ended(end) => break end,
+                    Leave::Moves => match Box::pin(splice.run_in_bulk(&bulk)).await {
+                        Ok(calm) => splice = calm,
+                        Err(end) => break end,
+                    },
+                }
+            };
             guard.end(end);
             Outcome::Relayed(end)
         }
     }
+}
+
+/// Why a relay leaves a plane.
+enum Leave {
+    /// It is over.
+    Ended(End),
+    /// It belongs to the other plane.
+    Moves,
 }
 
 struct Splice {
@@ -84,6 +113,8 @@ struct Splice {
     end: Option<End>,
     idle_limit: Duration,
     write_timeout: Duration,
+    pipes: Arc<Pipes>,
+    pace: Pace,
     /// A deadline may have moved before the timer's.
     rearm: bool,
 }
@@ -98,7 +129,8 @@ enum Turn {
 }
 
 impl Splice {
-    fn new(paired: Paired, relay: Arc<ActiveRelay>, limits: &RelayConfig) -> Self {
+    fn new(paired: Paired, relay: Arc<ActiveRelay>, splicer: &Splicer) -> Self {
+        let limits = &*splicer.limits;
         let quiet = paired.conn_type.is_quiet();
         let idle = if quiet { limits.port_forward_idle_timeout } else { limits.idle_timeout };
         let max = limits.max_message_size.get();
@@ -118,11 +150,13 @@ impl Splice {
             end: None,
             idle_limit: idle.get(),
             write_timeout: limits.write_timeout.get(),
+            pipes: Arc::clone(&splicer.pipes),
+            pace: Pace::new(if splicer.bulk.is_there() { Plane::Light } else { Plane::Only }),
             rearm: false,
         }
     }
 
-    async fn run(&mut self) -> End {
+    async fn run(&mut self) -> Leave {
         let relay = Arc::clone(&self.relay);
         let mut closing = pin!(relay.closing().cancelled());
         let mut timer = pin!(sleep_until(self.next_look()));
@@ -130,22 +164,28 @@ impl Splice {
             let turn = tokio::select! {
                 biased;
                 turn = poll_fn(|cx| self.poll_turn(cx)) => turn,
-                () = &mut closing => return Box::pin(self.cut(relay.closed_by())).await,
+                () = &mut closing => return Leave::Ended(Box::pin(self.cut(relay.closed_by())).await),
                 () = &mut timer => Turn::Rearm,
             };
             match turn {
-                Turn::Done => return self.end.unwrap_or(End::Aborted),
+                Turn::Done => return Leave::Ended(self.end.unwrap_or(End::Aborted)),
                 Turn::Rearm => {}
+                Turn::Yield if self.pace.is_due() && self.pace.is_bulk(Instant::now()) => {
+                    return Leave::Moves;
+                }
                 // The other branches get their chance, or a busy relay could not be closed.
                 Turn::Yield => tokio::select! {
                     biased;
-                    () = &mut closing => return Box::pin(self.cut(relay.closed_by())).await,
+                    () = &mut closing => return Leave::Ended(Box::pin(self.cut(relay.closed_by())).await),
                     () = &mut timer => {}
                     () = tokio::task::yield_now() => continue,
                 },
             }
             if let Some(end) = self.look(timer.as_mut()) {
-                return Box::pin(self.cut(end)).await;
+                return Leave::Ended(Box::pin(self.cut(end)).await);
+            }
+            if self.pace.is_calm(Instant::now()) {
+                return Leave::Moves;
             }
         }
     }
@@ -165,7 +205,7 @@ impl Splice {
                 if self.flows.iter().all(Flow::is_done) {
                     return Poll::Ready(Turn::Done);
                 }
-                if spent {
+                if spent || self.pace.is_due() {
                     return Poll::Ready(Turn::Yield);
                 }
                 if !again {
@@ -192,10 +232,11 @@ impl Splice {
         let flow = &mut self.flows[from.at()];
         let mut heard = Heard::default();
         let before = flow.standing();
-        let step = flow.poll(cx, source, sink, scratch, &mut heard);
+        let step = flow.poll(cx, source, sink, scratch, &self.pipes, &mut heard);
         self.rearm |= flow.standing() != before;
         if let Some(received) = flow.take_activity() {
             self.relay.received(from, received);
+            self.pace.moved(received);
         }
         self.rearm |= self.idle_limit() != limit;
         let told = self.hear(from, heard);
@@ -203,7 +244,10 @@ impl Splice {
             Ok(Step::Blocked) if !told => return Progress::Blocked,
             Ok(Step::Blocked) => {}
             // What was heard is acted on in the next turn: a flood of Pings is no reason for more.
-            Ok(Step::Spent) => return Progress::Spent,
+            Ok(Step::Spent) => {
+                self.pace.fell_behind();
+                return Progress::Spent;
+            }
             Ok(Step::Ended) => self.source_ended(from),
             Err(broken) => self.broken(from, broken),
         }
@@ -267,7 +311,9 @@ impl Splice {
         for from in LegIndex::BOTH {
             let flow = &mut self.flows[from.at()];
             flow.expire(now);
-            flow.nudge(&self.sockets[from.other().at()]);
+            if flow.nudge(now, &self.sockets[from.other().at()]).is_err() {
+                return Some(End::Aborted);
+            }
             if flow.is_stalled(now, self.write_timeout) {
                 return Some(End::WriteTimeout(from.other()));
             }
@@ -287,7 +333,7 @@ impl Splice {
         // A direction that stalls later still has to be seen in time.
         let latest = Instant::now() + quiet.min(self.write_timeout);
         let deadlines = self.flows.iter().filter_map(|flow| flow.deadline(self.write_timeout));
-        deadlines.fold(latest, Instant::min)
+        deadlines.chain(self.pace.next_look()).fold(latest, Instant::min)
     }
 
     fn idle_limit(&self) -> Duration {
@@ -338,6 +384,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::ThreadsConfig,
         metrics,
         relay::tests::request,
         wire::{
@@ -359,7 +406,13 @@ mod tests {
         let metrics = Arc::new(metrics::start().unwrap().0);
         let registry = ActiveRelays::new(tokio_util::sync::CancellationToken::new(), metrics);
         let relay = Arc::clone(registry.enter(&paired).relay());
-        (Splice::new(paired, relay, &RelayConfig::default()), websocket, tcp)
+        let splicer = Splicer {
+            registry,
+            limits: Arc::default(),
+            pipes: Pipes::new(0),
+            bulk: BulkPlane::new(&ThreadsConfig::default()),
+        };
+        (Splice::new(paired, relay, &splicer), websocket, tcp)
     }
 
     async fn turn(splice: &mut Splice) -> Option<Turn> {

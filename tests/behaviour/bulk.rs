@@ -18,6 +18,13 @@ async fn bulk_tcp_to_tcp() {
     both_ways(Tcp, Tcp).await;
 }
 
+/// Without splice(2), as on other systems.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_tcp_to_tcp_copied() {
+    let gateway = TestGateway::start_with(|config| config.relay.kernel_splice = false).await;
+    both_ways_over(&gateway, Tcp, Tcp).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_tcp_to_websocket() {
     both_ways(Tcp, WebSocket).await;
@@ -34,7 +41,10 @@ async fn bulk_websocket_to_websocket() {
 }
 
 async fn both_ways(first: Transport, second: Transport) {
-    let gateway = TestGateway::start().await;
+    both_ways_over(&TestGateway::start().await, first, second).await;
+}
+
+async fn both_ways_over(gateway: &TestGateway, first: Transport, second: Transport) {
     let (first, second) = gateway.pair(first, second).await;
     let since = Instant::now();
     let (mut tasks, mut senders) = (JoinSet::new(), JoinSet::new());

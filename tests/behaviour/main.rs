@@ -14,6 +14,7 @@ mod logs;
 mod metrics;
 mod mixed_transports;
 mod pairing;
+mod planes;
 mod process;
 mod raw_websocket;
 #[path = "../support/requirement.rs"]

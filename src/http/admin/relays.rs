@@ -70,6 +70,8 @@ pub(super) struct RelayView {
     /// Sent by both legs.
     bytes: u64,
     bytes_per_second: u64,
+    /// `light`, or `bulk` while it moves much.
+    plane: &'static str,
     /// The leg that waited, and the one that came.
     legs: [LegView; 2],
 }
@@ -198,6 +200,7 @@ impl RelayView {
             waited_seconds: relay.waited.as_secs_f64(),
             bytes: relay.bytes(),
             bytes_per_second: relay.rate(),
+            plane: if relay.is_in_bulk() { "bulk" } else { "light" },
             legs: [LegView::of(first), LegView::of(second)],
         }
     }

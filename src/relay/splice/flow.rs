@@ -1,36 +1,23 @@
-//! One direction of a relay: read from one socket, translate, write to the other.
+//! One direction of a relay: where it stands, and how it ends. How its bytes move is `turn`'s.
 //!
-//! Bytes pass through a buffer that all relays of a thread share. What the sink does not take at
-//! once is kept, and nothing is read until it has gone: that is the back-pressure, and the bound.
-//! An idle direction holds no memory.
+//! What the sink does not take at once is kept, and nothing is read until it has gone: that is the
+//! back-pressure, and the bound. An idle direction holds no memory.
 
-use std::{
-    io,
-    net::Shutdown,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod turn;
 
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead as _, ReadBuf},
-    net::TcpStream,
-    time::Instant,
-};
+use std::time::Duration;
+
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
+    kernel::Kernel,
     outbox::{Gone, Outbox},
-    scratch::Scratch,
-    translate::{Heard, Translator, Unreadable},
+    translate::Translator,
 };
 use crate::wire::{
     Transport,
     websocket::{ControlPayload, Fault},
 };
-
-/// How much a direction moves before others have their turn.
-const BUDGET: usize = 256 << 10;
 
 /// How long a source is waited for once its sink must end: for the rest of the frame in the way of
 /// a Close, then for its end, what else it sends being read and dropped. Closing with bytes unread
@@ -52,6 +39,8 @@ pub(super) struct Flow {
     /// What was read before pairing.
     early: Box<[u8]>,
     outbox: Outbox,
+    /// Engaged while there is much to move; the outbox is empty while bytes are in it.
+    kernel: Option<Box<Kernel>>,
     linger_until: Option<Instant>,
     received: u64,
     active: bool,
@@ -115,6 +104,7 @@ impl Flow {
             translator: (!raw).then(|| Box::new(Translator::new(from, to, max))),
             early,
             outbox: Outbox::default(),
+            kernel: None,
             linger_until: None,
             received: 0,
             active: false,
@@ -151,23 +141,36 @@ impl Flow {
 
     /// When this direction must be looked at, at the latest.
     pub(super) fn deadline(&self, write_timeout: Duration) -> Option<Instant> {
-        let stalled = self.outbox.deadline(write_timeout);
+        let stalled = self.stalled_since().map(|since| since + write_timeout);
+        let pipe = self.kernel.as_ref().and_then(|kernel| kernel.patience());
         let waits = matches!(self.state, State::Completing | State::Discarding);
-        [stalled, self.linger_until.filter(|_| waits)].into_iter().flatten().min()
+        [stalled, pipe, self.linger_until.filter(|_| waits)].into_iter().flatten().min()
     }
 
     /// Whether the sink does not take all that there is for it.
     pub(super) fn is_held_up(&self) -> bool {
-        self.outbox.is_stalled()
+        self.stalled_since().is_some()
     }
 
     pub(super) fn is_stalled(&self, now: Instant, write_timeout: Duration) -> bool {
-        self.outbox.deadline(write_timeout).is_some_and(|at| now >= at)
+        self.stalled_since().is_some_and(|since| now >= since + write_timeout)
     }
 
-    /// Tries the sink of a direction that is stalled.
-    pub(super) fn nudge(&mut self, sink: &TcpStream) {
+    fn stalled_since(&self) -> Option<Instant> {
+        let kernel = self.kernel.as_ref().and_then(|kernel| kernel.stalled_since());
+        kernel.or(self.outbox.stalled_since())
+    }
+
+    /// Tries the sink of a direction that is stalled, and takes its pipe away if it does not help.
+    pub(super) fn nudge(&mut self, now: Instant, sink: &TcpStream) -> Result<(), Gone> {
         self.active |= self.outbox.nudge(sink) > 0;
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        self.active |= kernel.nudge(sink) > 0;
+        if kernel.patience().is_some_and(|until| now >= until) {
+            let since = kernel.unload(self.outbox.pending_mut())?;
+            self.outbox.stall(since);
+        }
+        Ok(())
     }
 
     /// Stops waiting for a source, once it had its time: the rest of its frame, or its end.
@@ -222,6 +225,7 @@ impl Flow {
     /// The sink is gone: what the source still sends is dropped.
     pub(super) fn discard(&mut self) {
         self.outbox.clear();
+        self.kernel = None;
         self.rest();
     }
 
@@ -230,141 +234,6 @@ impl Flow {
         if let Some(translator) = &mut self.translator {
             translator.pong(payload);
         }
-    }
-
-    /// Moves bytes until a socket is not ready, the budget is spent or the source ends.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &mut TcpStream,
-        sink: &mut TcpStream,
-        scratch: &mut Scratch,
-        heard: &mut Heard,
-    ) -> Result<Step, Broken> {
-        let mut budget = BUDGET;
-        loop {
-            if self.poll_write(cx, sink)?.is_pending() {
-                return Ok(Step::Blocked);
-            }
-            if matches!(self.state, State::Done) {
-                return Ok(Step::Blocked);
-            }
-            if budget == 0 {
-                return Ok(Step::Spent);
-            }
-            let Scratch { input, output } = &mut *scratch;
-            let input = match self.poll_read(cx, source, input) {
-                Poll::Pending => return Ok(Step::Blocked),
-                Poll::Ready(Err(_)) => return Err(Broken::Source),
-                Poll::Ready(Ok(0)) => return Ok(Step::Ended),
-                Poll::Ready(Ok(len)) => &input[..len],
-            };
-            budget = budget.saturating_sub(input.len());
-            self.pass_on(cx, input, output, sink, heard)?;
-            if heard.close.is_some() {
-                // The caller ends this direction; bytes behind a Close are nobody's.
-                return Ok(Step::Blocked);
-            }
-        }
-    }
-
-    fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &mut TcpStream,
-        input: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        if !self.early.is_empty() {
-            // Bounded by the first message's own limit, so smaller than the buffer.
-            let early = std::mem::take(&mut self.early);
-            let len = early.len().min(input.len());
-            input[..len].copy_from_slice(&early[..len]);
-            self.early = early[len..].into();
-            return Poll::Ready(Ok(len));
-        }
-        // Not `try_read`: after less than it asked for, this knows that there is no more, and saves
-        // the call that would say so.
-        let mut input = ReadBuf::new(input);
-        Pin::new(source).poll_read(cx, &mut input).map_ok(|()| input.filled().len())
-    }
-
-    fn pass_on(
-        &mut self,
-        cx: &mut Context<'_>,
-        input: &[u8],
-        output: &mut Vec<u8>,
-        sink: &mut TcpStream,
-        heard: &mut Heard,
-    ) -> Result<(), Broken> {
-        if self.deaf {
-            return Ok(());
-        }
-        let discarding = self.state == State::Discarding;
-        if !discarding {
-            self.received += input.len() as u64;
-            self.active = true;
-        }
-        let (bytes, readable) = match &mut self.translator {
-            None => (input, Ok(())),
-            Some(translator) => {
-                output.clear();
-                let readable = translator.translate(input, output, heard);
-                if !discarding {
-                    translator.put_control(output);
-                }
-                (&output[..], readable)
-            }
-        };
-        if !discarding {
-            self.active |= self.outbox.send(cx, sink, bytes)? > 0;
-        }
-        readable.map_err(|unreadable| match unreadable {
-            Unreadable::TooLong => Broken::TooLong,
-            Unreadable::Protocol(fault) => Broken::Protocol(fault),
-        })
-    }
-
-    /// Writes what is pending, and the end once it is time.
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut TcpStream,
-    ) -> Result<Poll<()>, Broken> {
-        if matches!(self.state, State::Discarding | State::Done) {
-            return Ok(Poll::Ready(()));
-        }
-        while self.next_pending() {
-            self.active |= self.outbox.flush(cx, sink)? > 0;
-            if !self.outbox.is_empty() {
-                return Ok(Poll::Pending);
-            }
-        }
-        if self.state == State::Completing {
-            if self.close_is_put() {
-                self.state = State::Finishing;
-            } else {
-                self.linger();
-            }
-        }
-        if self.state == State::Finishing {
-            if self.to == Transport::Tcp || self.hang_up || !self.close_is_put() {
-                // It fails only when the connection is gone, and then it need not be told.
-                let _ = SockRef::from(&*sink).shutdown(Shutdown::Write);
-            }
-            self.rest();
-        }
-        Ok(Poll::Ready(()))
-    }
-
-    /// Whether anything is pending. Control frames join only when all else has gone, or a flood of
-    /// Pings from a client that reads no Pong would pile up here.
-    fn next_pending(&mut self) -> bool {
-        if self.outbox.is_empty()
-            && let Some(translator) = &mut self.translator
-        {
-            translator.put_control(self.outbox.pending_mut());
-        }
-        !self.outbox.is_empty()
     }
 
     /// The sink's part is over: wait for the source's end, unless it came.

@@ -3,7 +3,6 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use socket2::SockRef;
@@ -29,9 +28,14 @@ impl Outbox {
         self.pending.is_empty()
     }
 
-    /// Whether the socket does not take all that there is.
-    pub(super) const fn is_stalled(&self) -> bool {
-        self.stalled_since.is_some()
+    /// Since when the socket has taken nothing of what waits.
+    pub(super) const fn stalled_since(&self) -> Option<Instant> {
+        self.stalled_since
+    }
+
+    /// The socket has taken nothing since then of what was added.
+    pub(super) const fn stall(&mut self, since: Option<Instant>) {
+        self.stalled_since = since;
     }
 
     #[cfg(test)]
@@ -42,11 +46,6 @@ impl Outbox {
     /// Where what cannot be written now is added.
     pub(super) const fn pending_mut(&mut self) -> &mut Vec<u8> {
         &mut self.pending
-    }
-
-    /// When the socket is called stalled, unless it takes something.
-    pub(super) fn deadline(&self, write_timeout: Duration) -> Option<Instant> {
-        self.stalled_since.map(|since| since + write_timeout)
     }
 
     /// Writes `bytes`, before which nothing may wait; what the socket does not take now, waits.

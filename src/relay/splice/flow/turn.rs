@@ -1,0 +1,217 @@
+//! One turn of a direction: read from one socket, translate, write to the other.
+//!
+//! Bytes pass through a buffer that all relays of a thread share; between two TCP legs, and where
+//! there is much at a time, through the kernel alone.
+
+use std::{
+    io,
+    net::Shutdown,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead as _, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{Broken, Flow, State, Step};
+use crate::{
+    relay::splice::{
+        kernel::Kernel,
+        pipes::Pipes,
+        scratch::Scratch,
+        translate::{Heard, Unreadable},
+    },
+    wire::Transport,
+};
+
+/// How much a direction moves before others have their turn.
+const BUDGET: usize = 256 << 10;
+
+impl Flow {
+    /// Moves bytes until a socket is not ready, the budget is spent or the source ends.
+    pub(in crate::relay::splice) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+        sink: &mut TcpStream,
+        scratch: &mut Scratch,
+        pipes: &Arc<Pipes>,
+        heard: &mut Heard,
+    ) -> Result<Step, Broken> {
+        let mut budget = BUDGET;
+        loop {
+            if self.poll_write(cx, sink)?.is_pending() {
+                return Ok(Step::Blocked);
+            }
+            if matches!(self.state, State::Done) {
+                return Ok(Step::Blocked);
+            }
+            if budget == 0 {
+                return Ok(Step::Spent);
+            }
+            match self.poll_fill(cx, source, budget) {
+                Poll::Pending => return Ok(Step::Blocked),
+                Poll::Ready(Err(_)) => return Err(Broken::Source),
+                Poll::Ready(Ok(Some(0))) => return Ok(Step::Ended),
+                Poll::Ready(Ok(Some(len))) => {
+                    budget -= len;
+                    continue;
+                }
+                Poll::Ready(Ok(None)) => {}
+            }
+            let Scratch { input, output } = &mut *scratch;
+            let input = match self.poll_read(cx, source, input) {
+                Poll::Pending => return Ok(Step::Blocked),
+                Poll::Ready(Err(_)) => return Err(Broken::Source),
+                Poll::Ready(Ok(0)) => return Ok(Step::Ended),
+                Poll::Ready(Ok(len)) => {
+                    self.engage(len == input.len(), pipes);
+                    &input[..len]
+                }
+            };
+            budget = budget.saturating_sub(input.len());
+            self.pass_on(cx, input, output, sink, heard)?;
+            if heard.close.is_some() {
+                // The caller ends this direction; bytes behind a Close are nobody's.
+                return Ok(Step::Blocked);
+            }
+        }
+    }
+
+    /// Takes bytes by way of the kernel, where that is engaged and has room.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &TcpStream,
+        max: usize,
+    ) -> Poll<io::Result<Option<usize>>> {
+        let Some(kernel) = self.kernel.as_mut().filter(|_| self.state == State::Moving) else {
+            return Poll::Ready(Ok(None));
+        };
+        let filled = kernel.poll_fill(cx, source, max);
+        if let Poll::Ready(Ok(Some(len @ 1..))) = filled {
+            self.received += len as u64;
+            self.active = true;
+        }
+        filled
+    }
+
+    /// After a read that filled the buffer there is more where it came from.
+    fn engage(&mut self, filled: bool, pipes: &Arc<Pipes>) {
+        if filled && self.translator.is_none() && self.kernel.is_none() {
+            self.kernel = Kernel::engage(pipes);
+        }
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+        input: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.early.is_empty() {
+            // Bounded by the first message's own limit, so smaller than the buffer.
+            let early = std::mem::take(&mut self.early);
+            let len = early.len().min(input.len());
+            input[..len].copy_from_slice(&early[..len]);
+            self.early = early[len..].into();
+            return Poll::Ready(Ok(len));
+        }
+        // Not `try_read`: after less than it asked for, this knows that there is no more, and saves
+        // the call that would say so.
+        let mut input = ReadBuf::new(input);
+        Pin::new(source).poll_read(cx, &mut input).map_ok(|()| input.filled().len())
+    }
+
+    fn pass_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &[u8],
+        output: &mut Vec<u8>,
+        sink: &mut TcpStream,
+        heard: &mut Heard,
+    ) -> Result<(), Broken> {
+        if self.deaf {
+            return Ok(());
+        }
+        let discarding = self.state == State::Discarding;
+        if !discarding {
+            self.received += input.len() as u64;
+            self.active = true;
+        }
+        let (bytes, readable) = match &mut self.translator {
+            None => (input, Ok(())),
+            Some(translator) => {
+                output.clear();
+                let readable = translator.translate(input, output, heard);
+                if !discarding {
+                    translator.put_control(output);
+                }
+                (&output[..], readable)
+            }
+        };
+        if !discarding {
+            self.active |= self.outbox.send(cx, sink, bytes)? > 0;
+        }
+        readable.map_err(|unreadable| match unreadable {
+            Unreadable::TooLong => Broken::TooLong,
+            Unreadable::Protocol(fault) => Broken::Protocol(fault),
+        })
+    }
+
+    /// Writes what is pending, and the end once it is time.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut TcpStream,
+    ) -> Result<Poll<()>, Broken> {
+        if matches!(self.state, State::Discarding | State::Done) {
+            return Ok(Poll::Ready(()));
+        }
+        while self.next_pending() {
+            self.active |= self.outbox.flush(cx, sink)? > 0;
+            if !self.outbox.is_empty() {
+                return Ok(Poll::Pending);
+            }
+        }
+        if let Some(kernel) = &mut self.kernel {
+            self.active |= kernel.flush(cx, sink)? > 0;
+            if !kernel.is_empty() {
+                return Ok(Poll::Pending);
+            }
+            if kernel.is_calm() {
+                self.kernel = None;
+            }
+        }
+        if self.state == State::Completing {
+            if self.close_is_put() {
+                self.state = State::Finishing;
+            } else {
+                self.linger();
+            }
+        }
+        if self.state == State::Finishing {
+            if self.to == Transport::Tcp || self.hang_up || !self.close_is_put() {
+                // It fails only when the connection is gone, and then it need not be told.
+                let _ = SockRef::from(&*sink).shutdown(Shutdown::Write);
+            }
+            self.rest();
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Whether anything is pending. Control frames join only when all else has gone, or a flood of
+    /// Pings from a client that reads no Pong would pile up here.
+    fn next_pending(&mut self) -> bool {
+        if self.outbox.is_empty()
+            && let Some(translator) = &mut self.translator
+        {
+            translator.put_control(self.outbox.pending_mut());
+        }
+        !self.outbox.is_empty()
+    }
+}
