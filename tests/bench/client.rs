@@ -16,6 +16,8 @@ use mini_rust_desk_relay_server::wire::{
     rendezvous::{ConnType, request_relay},
 };
 
+use crate::dial::dial;
+
 /// How long a byte may take to come or go before the case fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,8 +41,7 @@ pub(crate) struct Leg {
 impl Leg {
     /// Connects, and upgrades if it is to be a WebSocket.
     pub(crate) fn connect(addr: SocketAddr, transport: Transport) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(addr).context("no connection")?;
-        let mut leg = Self::of(socket, transport)?;
+        let mut leg = Self::of(dial(addr)?, transport)?;
         if transport == Transport::WebSocket {
             leg.upgrade()?;
         }

@@ -131,11 +131,11 @@ fn quick(most: usize) -> Scale {
 fn full(most: usize) -> Scale {
     Scale {
         rounds: 3,
-        pairs: 12_000,
+        pairs: 10_000,
         pings: 10_000,
         beside_window: Duration::from_millis(2_000),
-        bulk_warm_up: Duration::from_millis(250),
-        bulk_window: Duration::from_millis(1_000),
+        bulk_warm_up: Duration::from_millis(200),
+        bulk_window: Duration::from_millis(800),
         desktop_warm_up: Duration::from_millis(700),
         desktop_window: Duration::from_millis(3_000),
         held: most,

@@ -11,6 +11,7 @@ mod crowd;
 mod delays;
 mod desk;
 mod desktops;
+mod dial;
 mod floor;
 mod flow;
 mod growth;

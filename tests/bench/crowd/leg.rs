@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use mini_rust_desk_relay_server::wire::Transport;
 use rustix::event::epoll::EventFlags;
-use socket2::{Domain, Socket, Type};
 
 use crate::{
     client::{UPGRADE, incoming, outgoing, websocket_close},
+    dial::begin,
     subject::Greeting,
 };
 
@@ -63,19 +63,10 @@ impl Leg {
         greeting: Greeting,
         side: usize,
     ) -> anyhow::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        match socket.connect(&addr.into()) {
-            Err(error)
-                if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
-            {
-                return Err(error).context("no connection");
-            }
-            _ => {}
-        }
+        let socket = begin(addr)?;
+        socket.set_nodelay(true)?;
         Ok(Self {
-            socket: socket.into(),
+            socket,
             script: script(transport, greeting, side)?,
             sent: 0,
             inbox: Vec::new(),

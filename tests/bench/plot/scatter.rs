@@ -95,6 +95,6 @@ fn delay(power: i32) -> String {
     match power {
         0..=2 => format!("{} µs", 10_u32.pow(power as u32)),
         3..=5 => format!("{} ms", 10_u32.pow(power as u32 - 3)),
-        _ => format!("10^{power} µs"),
+        _ => format!("{} s", 10_u64.pow(power.unsigned_abs().saturating_sub(6))),
     }
 }
