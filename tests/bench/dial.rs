@@ -19,7 +19,7 @@ const PORTS: u32 = 27_000;
 const ADDRESSES: u32 = 200;
 
 /// How many that are taken are passed over.
-const TRIES: usize = 100;
+const TRIES: usize = 20_000;
 
 /// Connects, and waits for it.
 pub(crate) fn dial(addr: SocketAddr) -> anyhow::Result<TcpStream> {
@@ -42,10 +42,12 @@ pub(crate) fn begin(addr: SocketAddr) -> anyhow::Result<TcpStream> {
 fn bound(how: Type) -> anyhow::Result<Socket> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let socket = Socket::new(Domain::IPV4, how, None)?;
+    // Connections of a run that has just ended hold theirs for a minute.
+    let run = std::process::id();
     for _ in 0..TRIES {
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         // Ports first: many addresses on one port would be searched one by one.
-        let (port, host) = (FIRST_PORT + next % PORTS, 2 + next / PORTS % ADDRESSES);
+        let (port, host) = (FIRST_PORT + next % PORTS, 2 + (run + next / PORTS) % ADDRESSES);
         let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host as u8), port as u16));
         match socket.bind(&from.into()) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {}
