@@ -1,11 +1,10 @@
 //! A workload is some cases that are measured in turns, round after round, so that whatever
 //! disturbs the machine meets all of them alike.
 
-use std::path::PathBuf;
-
 use crate::{
+    kind::{Kind, Logs, Variant},
     options::{Options, Scale},
-    subject::{Kind, Subject},
+    subject::Subject,
 };
 
 /// What one measurement gives: a value for each of the workload's columns that it has.
@@ -33,6 +32,8 @@ pub(crate) struct Case {
     /// What is asked of the program. The same for all that are compared.
     pub(crate) task: String,
     pub(crate) kind: Kind,
+    /// The task whose yardstick it is compared with: its own, if the yardstick can do it.
+    pub(crate) compared: String,
     pub(crate) measure: Measure,
     pub(crate) samples: Vec<Sample>,
 }
@@ -63,8 +64,12 @@ impl Case {
         kind: Kind,
         measure: impl Fn(&Subject) -> anyhow::Result<Sample> + 'static,
     ) -> Self {
-        let measure = Box::new(measure);
-        Self { task: task.into(), kind, measure, samples: Vec::new() }
+        let (task, measure) = (task.into(), Box::new(measure));
+        Self { compared: task.clone(), task, kind, measure, samples: Vec::new() }
+    }
+
+    pub(crate) fn compared_with(self, task: impl Into<String>) -> Self {
+        Self { compared: task.into(), ..self }
     }
 
     pub(crate) fn values(&self, key: &str) -> Vec<f64> {
@@ -79,13 +84,13 @@ pub(crate) fn value(sample: &Sample, key: &str) -> Option<f64> {
 /// What every workload is made from.
 pub(crate) struct Plan {
     pub(crate) scale: Scale,
-    pub(crate) relays: Vec<PathBuf>,
+    pub(crate) variants: Vec<&'static Variant>,
 }
 
 impl Plan {
-    /// The builds of the relay.
+    /// The builds of the relay and their settings.
     pub(crate) fn relay_kinds(&self) -> impl Iterator<Item = Kind> {
-        (0..self.relays.len()).map(Kind::Relay)
+        self.variants.iter().map(|variant| Kind::Relay(variant, Logs::File))
     }
 }
 
@@ -111,11 +116,10 @@ impl Workload {
     }
 
     /// Measures every case in every round; returns what failed.
-    pub(crate) fn run(&mut self, relays: &[PathBuf]) -> Vec<String> {
+    pub(crate) fn run(&mut self) -> Vec<String> {
         let mut failed = Vec::new();
         let mut running: Vec<(Kind, Subject)> = Vec::new();
         for round in 1..=self.rounds {
-            eprintln!("{}: round {round} of {}", self.name, self.rounds);
             let mut order: Vec<_> = (0..self.cases.len()).collect();
             if round % 2 == 0 {
                 // Nobody is always the first, nor always behind the same.
@@ -123,7 +127,8 @@ impl Workload {
             }
             for index in order {
                 let name = self.name_of(&self.cases[index]);
-                match measure(&self.cases[index], self.fresh, &mut running, relays) {
+                eprintln!("round {round} of {}: {name}", self.rounds);
+                match measure(&self.cases[index], self.fresh, &mut running) {
                     Ok(sample) => self.cases[index].samples.push(sample),
                     Err(error) => {
                         failed.push(format!("FAILED: {name}, round {round}: {error:#}"));
@@ -137,19 +142,14 @@ impl Workload {
     }
 }
 
-fn measure(
-    case: &Case,
-    fresh: bool,
-    running: &mut Vec<(Kind, Subject)>,
-    relays: &[PathBuf],
-) -> anyhow::Result<Sample> {
+fn measure(case: &Case, fresh: bool, running: &mut Vec<(Kind, Subject)>) -> anyhow::Result<Sample> {
     if fresh {
-        return (case.measure)(&Subject::start(case.kind, relays)?);
+        return (case.measure)(&Subject::start(case.kind)?);
     }
     let index = match running.iter().position(|(kind, _)| *kind == case.kind) {
         Some(index) => index,
         None => {
-            running.push((case.kind, Subject::start(case.kind, relays)?));
+            running.push((case.kind, Subject::start(case.kind)?));
             running.len() - 1
         }
     };

@@ -16,6 +16,8 @@ use mini_rust_desk_relay_server::wire::{
     rendezvous::{ConnType, request_relay},
 };
 
+use crate::dial::dial;
+
 /// How long a byte may take to come or go before the case fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -24,7 +26,8 @@ const SHORT: usize = 256;
 
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\n\
+/// How a client asks for a WebSocket.
+pub(crate) const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
@@ -38,8 +41,7 @@ pub(crate) struct Leg {
 impl Leg {
     /// Connects, and upgrades if it is to be a WebSocket.
     pub(crate) fn connect(addr: SocketAddr, transport: Transport) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(addr).context("no connection")?;
-        let mut leg = Self::of(socket, transport)?;
+        let mut leg = Self::of(dial(addr)?, transport)?;
         if transport == Transport::WebSocket {
             leg.upgrade()?;
         }
@@ -63,6 +65,11 @@ impl Leg {
         let mut leg = Self::connect(addr, transport)?;
         leg.send(&request_relay(uuid, "", "", ConnType::Default))?;
         Ok(leg)
+    }
+
+    /// The same leg, for another thread.
+    pub(crate) fn again(&self) -> anyhow::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, transport: self.transport })
     }
 
     pub(crate) fn send(&mut self, payload: &[u8]) -> anyhow::Result<()> {
@@ -92,24 +99,9 @@ impl Leg {
     /// Says that nothing more will be sent.
     pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
         if self.transport == Transport::WebSocket {
-            return self.send_raw(&websocket_frame(0x88, &[]));
+            return self.send_raw(&websocket_close());
         }
         Ok(self.socket.shutdown(Shutdown::Write)?)
-    }
-
-    /// Reads until the end, which must be next.
-    pub(crate) fn expect_end(&mut self) -> anyhow::Result<()> {
-        let mut buffer = [0; SHORT];
-        let len = self.socket.read(&mut buffer).context("the end does not arrive")?;
-        if self.transport == Transport::WebSocket && len > 0 {
-            ensure!(buffer[0] == 0x88, "something other than a Close arrives");
-            // Answered, or the relay waits for it. It may have been answered by its own sending.
-            let _ = self.finish();
-            while self.socket.read(&mut buffer).context("the end does not arrive")? > 0 {}
-            return Ok(());
-        }
-        ensure!(len == 0, "something other than the end arrives");
-        Ok(())
     }
 
     fn upgrade(&mut self) -> anyhow::Result<()> {
@@ -160,6 +152,11 @@ pub(crate) fn incoming(transport: Transport, payload: &[u8]) -> anyhow::Result<V
 pub(crate) fn unique_uuid() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("00000000-0000-4000-8000-{:012x}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A Close as a client sends it.
+pub(crate) fn websocket_close() -> Vec<u8> {
+    websocket_frame(0x88, &[])
 }
 
 fn websocket_frame(first: u8, payload: &[u8]) -> Vec<u8> {

@@ -25,6 +25,7 @@ use rustix::{
 use self::pair::{Pair, Turn};
 
 const BUFFER: usize = 256 << 10;
+const BACKLOG: i32 = 4_096;
 const LISTENER: u64 = u64::MAX;
 const INBOX: u64 = u64::MAX - 1;
 
@@ -58,6 +59,8 @@ struct Door {
 /// Relays on `addr` until standard input ends, which it does when the benchmark is gone.
 pub(crate) fn run(addr: SocketAddr, threads: usize) -> anyhow::Result<()> {
     let listener = TcpListener::bind(addr)?;
+    // A second time: std's own queue is too short for a burst.
+    rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     let (mut workers, mut inboxes) = (Vec::new(), Vec::new());
     for _ in 0..threads.max(1) {

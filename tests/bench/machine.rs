@@ -34,11 +34,17 @@ impl Machine {
             memory_gib: kib.unwrap_or(0).div_ceil(1 << 20),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load_average: load.split(' ').next().and_then(|one| one.parse().ok()).unwrap_or(0.0),
-            yardsticks: [("haproxy", "-v"), ("nginx", "-v")]
-                .iter()
-                .filter_map(|(name, flag)| version(name, flag))
-                .collect(),
+            yardsticks: yardsticks(),
         }
+    }
+
+    /// A line below a picture.
+    pub(crate) fn short(&self) -> String {
+        let Self { date, cpu, cores, kernel, .. } = self;
+        format!(
+            "{date}, {cpu}, {cores} cores shared with the load generator, Linux {kernel}, loopback; \
+             medians, least and most"
+        )
     }
 
     pub(crate) fn markdown(&self) -> String {
@@ -64,11 +70,26 @@ pub(crate) fn cores() -> usize {
 
 /// As many sockets as the system allows; what is started inherits it. Returns the limit.
 pub(crate) fn raise_descriptor_limit() -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => maximum.unwrap_or(u64::MAX),
-        Err(_) => current.unwrap_or(u64::MAX),
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it fails, the lower limit is what there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    descriptor_limit()
+}
+
+pub(crate) fn descriptor_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn yardsticks() -> Vec<String> {
+    let mut all: Vec<_> =
+        ["haproxy", "nginx"].iter().filter_map(|name| version(name, "-v")).collect();
+    if crate::peers::find("socat").is_some() {
+        all.push("socat -b65536".to_owned());
     }
+    if crate::peers::wormhole_is_here() {
+        all.push("magic-wormhole-transit-relay (Python)".to_owned());
+    }
+    all
 }
 
 fn version(program: &str, flag: &str) -> Option<String> {

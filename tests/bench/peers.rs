@@ -1,5 +1,5 @@
-//! Yardsticks that other people wrote: byte forwarders to one fixed back end. They know no
-//! pairing, so only what follows pairing is compared.
+//! Yardsticks that other people wrote. All but one are byte forwarders to one fixed back end:
+//! they know no pairing, so only what follows pairing is compared.
 
 use std::{
     env, fs,
@@ -11,7 +11,16 @@ use std::{
 
 use anyhow::Context as _;
 
+use crate::machine::descriptor_limit;
+
 const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// One a direction of what is filled at once is more than any case needs.
+const HAPROXY_PIPES: u64 = 256;
+
+/// Debian's own Python has it; another one may come first in `PATH`.
+const WORMHOLE: &str = "/usr/lib/python3/dist-packages/wormhole_transit_relay";
+const TWISTD: &str = "/usr/bin/twistd3";
 
 /// Where a program is, in `PATH` or where servers are.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
@@ -22,11 +31,17 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     })
 }
 
+pub(crate) fn wormhole_is_here() -> bool {
+    [WORMHOLE, TWISTD].iter().all(|path| Path::new(path).exists())
+}
+
 /// HAProxy that forwards TCP, by splice(2) always.
 pub(crate) fn haproxy(dir: &Path, addr: SocketAddr, to: SocketAddr) -> anyhow::Result<Command> {
+    // Two descriptors a connection, two a pipe; it refuses to start where it could not open them.
+    let most = (descriptor_limit().saturating_sub(2 * HAPROXY_PIPES + 100) / 2).min(20_000);
     let config = format!(
-        "global\n maxconn 2000\n\
-         defaults\n mode tcp\n option splice-request\n option splice-response\n\
+        "global\n maxconn {most}\n maxpipes {HAPROXY_PIPES}\n\
+         defaults\n mode tcp\n maxconn {most}\n option splice-request\n option splice-response\n\
          timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
          frontend relay\n bind {addr}\n default_backend generator\n\
          backend generator\n server generator {to}\n"
@@ -46,9 +61,10 @@ pub(crate) fn nginx(dir: &Path, addr: SocketAddr, to: SocketAddr) -> anyhow::Res
     } else {
         String::new()
     };
+    let most = descriptor_limit().saturating_sub(100).min(40_000);
     let config = format!(
         "{module}daemon off;\nworker_processes auto;\npid {dir}/nginx.pid;\n\
-         error_log {dir}/nginx.log;\nevents {{ worker_connections 2000; }}\n\
+         error_log {dir}/nginx.log;\nevents {{ worker_connections {most}; }}\n\
          stream {{ server {{ listen {addr}; proxy_pass {to}; proxy_timeout 1h; \
          tcp_nodelay on; }} }}\n",
         dir = dir.display()
@@ -60,3 +76,31 @@ pub(crate) fn nginx(dir: &Path, addr: SocketAddr, to: SocketAddr) -> anyhow::Res
     command.arg("-c").arg(file);
     Ok(command)
 }
+
+/// socat, a process a connection.
+pub(crate) fn socat(addr: SocketAddr, to: SocketAddr) -> anyhow::Result<Command> {
+    let mut command = Command::new(find("socat").context("socat has gone")?);
+    let (ip, port) = (addr.ip(), addr.port());
+    command.env_clear().arg("-b65536").args([
+        format!("TCP-LISTEN:{port},bind={ip},fork,reuseaddr,nodelay,backlog=4096"),
+        format!("TCP:{to},nodelay"),
+    ]);
+    Ok(command)
+}
+
+/// magic-wormhole's transit relay.
+pub(crate) fn wormhole(addr: SocketAddr) -> Command {
+    let mut command = Command::new(TWISTD);
+    let endpoint = format!("tcp:{}:interface={}", addr.port(), addr.ip());
+    command.env_clear().env("PATH", "/usr/bin:/bin");
+    command.args(["--nodaemon", "--pidfile=", "transitrelay", "--port", &endpoint]);
+    command
+}
+
+/// What a leg says to the wormhole first; it answers [`WORMHOLE_READY`] once its peer is there.
+pub(crate) fn wormhole_hello(uuid: &str, side: usize) -> Vec<u8> {
+    let token = uuid.replace('-', "");
+    format!("please relay {token}{token} for side {side:016x}\n").into_bytes()
+}
+
+pub(crate) const WORMHOLE_READY: &[u8] = b"ok\n";

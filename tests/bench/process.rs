@@ -3,8 +3,10 @@
 
 use std::{
     fs::{self, File},
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     ops::Range,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -12,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 /// How long a program may take to listen, and to end when it is asked to.
@@ -30,12 +32,22 @@ pub(crate) struct Process {
     ending: Ending,
 }
 
+/// How a program is started and ended.
+pub(crate) struct Launch {
+    command: Command,
+    ending: Ending,
+    /// Whether what it prints goes through a pipe that is read, not into a file.
+    is_read: bool,
+}
+
 /// How a program is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Kill,
     /// It ends workers of its own first.
     Terminate,
+    /// With the processes that it has started, a group of their own.
+    Group,
 }
 
 /// What a program holds, in bytes.
@@ -47,20 +59,35 @@ pub(crate) struct Memory {
     pub(crate) anonymous: f64,
 }
 
+impl Launch {
+    pub(crate) const fn new(command: Command, ending: Ending) -> Self {
+        Self { command, ending, is_read: false }
+    }
+
+    pub(crate) fn with_output_read(self, is_read: bool) -> Self {
+        Self { is_read, ..self }
+    }
+}
+
 impl Process {
-    /// Starts `command` with nothing but `PATH` in its environment beside what is set on it, and
-    /// waits until it listens on `addr`.
-    pub(crate) fn start(
-        mut command: Command,
-        dir: TempDir,
-        addr: SocketAddr,
-        ending: Ending,
-    ) -> anyhow::Result<Self> {
+    /// Starts it in `dir` and waits until it listens on `addr`.
+    pub(crate) fn start(launch: Launch, dir: TempDir, addr: SocketAddr) -> anyhow::Result<Self> {
+        let Launch { mut command, ending, is_read } = launch;
         let program = command.get_program().to_string_lossy().into_owned();
         let log = File::create(dir.path().join("log")).context("no file for a log")?;
         command.current_dir(dir.path()).stdin(Stdio::piped());
         command.stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().with_context(|| format!("{program} does not start"))?;
+        if is_read {
+            command.stdout(Stdio::piped());
+        }
+        if ending == Ending::Group {
+            command.process_group(0);
+        }
+        let mut child = command.spawn().with_context(|| format!("{program} does not start"))?;
+        if let Some(mut output) = child.stdout.take() {
+            // Ends with the program.
+            thread::spawn(move || io::copy(&mut output, &mut io::sink()));
+        }
         let mut process = Self { child, dir, ending };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(addr).is_err() {
@@ -72,17 +99,22 @@ impl Process {
         Ok(process)
     }
 
-    /// Processor time, of the system and of its own, since the start.
+    /// Processor time, of the system and of its own, since the start; of processes that it has
+    /// started too, whether they still run or not.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        self.pids().iter().map(|pid| cpu_of(&pid.to_string())).sum()
+        let mut sum = cpu_of(&self.child.id().to_string())?;
+        // One that has just ended is in its parent's time, now or soon.
+        sum += self.children().iter().filter_map(|pid| cpu_of(&pid.to_string()).ok()).sum();
+        Ok(sum)
     }
 
     /// The same by the scheduler's own count, which is finer. Loses what threads that ended used.
     pub(crate) fn fine_cpu(&self) -> anyhow::Result<Duration> {
         let mut nanos = 0;
         for pid in self.pids() {
-            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+            for task in tasks.flatten() {
+                let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
                 let on_cpu = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
                 nanos += on_cpu.context("a schedstat without a number")?;
             }
@@ -122,9 +154,15 @@ impl Process {
 
     /// It, and its workers if it is of the kind that has some.
     fn pids(&self) -> Vec<u32> {
+        let mut all = self.children();
+        all.insert(0, self.child.id());
+        all
+    }
+
+    fn children(&self) -> Vec<u32> {
         match self.ending {
-            Ending::Kill => vec![self.child.id()],
-            Ending::Terminate => with_children(self.child.id()),
+            Ending::Kill => Vec::new(),
+            Ending::Terminate | Ending::Group => children_of(self.child.id()),
         }
     }
 
@@ -144,6 +182,9 @@ impl Drop for Process {
             while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 thread::sleep(POLL);
             }
+        }
+        if self.ending == Ending::Group {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         }
         // Fails when it has ended already.
         let _ = self.child.kill();
@@ -174,16 +215,16 @@ fn cpu_of(pid: &str) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is a name in brackets, which may hold anything.
     let rest = stat.rsplit_once(") ").context("a stat without a name")?.1;
-    let mut ticks = rest.split(' ').skip(11).map_while(|field| field.parse::<u64>().ok());
-    let (Some(user), Some(system)) = (ticks.next(), ticks.next()) else {
-        bail!("a stat without times");
-    };
+    // User and system time, its own and of children that have ended and were waited for.
+    let times = rest.split(' ').skip(11).take(4).map_while(|field| field.parse::<u64>().ok());
+    let times: Vec<_> = times.collect();
+    ensure!(times.len() == 4, "a stat without times");
     let per_second = rustix::param::clock_ticks_per_second();
-    Ok(Duration::from_secs_f64((user + system) as f64 / per_second as f64))
+    Ok(Duration::from_secs_f64(times.iter().sum::<u64>() as f64 / per_second as f64))
 }
 
-fn with_children(pid: u32) -> Vec<u32> {
-    let mut all = vec![pid];
+fn children_of(pid: u32) -> Vec<u32> {
+    let mut all = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(child) = name.to_str().and_then(|name| name.parse().ok()) else { continue };

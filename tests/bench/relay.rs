@@ -7,19 +7,28 @@
 mod bulk;
 mod case;
 mod client;
+mod crowd;
+mod delays;
+mod desk;
+mod desktops;
+mod dial;
 mod floor;
+mod flow;
+mod growth;
+mod kind;
 mod machine;
 mod memory;
 mod options;
 mod pairs;
 mod peers;
+mod plot;
 mod process;
 mod report;
 mod round_trip;
 mod stream;
 mod subject;
 
-use std::{env, fs, process::ExitCode};
+use std::{env, fs, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
@@ -29,6 +38,9 @@ use self::{
     machine::Machine,
     options::Options,
 };
+
+/// For the burst: two a pair in the program, and as many in the generator.
+const DESCRIPTORS: u64 = 4_000;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -53,7 +65,8 @@ fn is_benchmark(arguments: &[String]) -> bool {
 }
 
 fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let plan = Plan { scale: options.scale(), relays: options.relays()? };
+    let descriptors = machine::raise_descriptor_limit();
+    let plan = Plan { scale: options.scale(descriptors), variants: options.variants()? };
     let mut workloads = workloads(&plan);
     let mut missing: Vec<_> =
         workloads.iter_mut().flat_map(|workload| workload.narrow(options)).collect();
@@ -70,14 +83,18 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     missing.sort();
     missing.dedup();
     missing.iter().for_each(|why| println!("{why}"));
-    check_descriptors(&plan)?;
+    ensure!(descriptors >= DESCRIPTORS, "only {descriptors} open files: raise ulimit -n");
     let machine = Machine::look();
     println!("{}\n", machine.markdown());
-    tell_relays(&plan);
-    let failed = measure(&mut workloads, &plan);
+    tell_variants(&plan);
+    let failed = measure(&mut workloads);
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&report::json(&machine, options, &workloads))?;
         fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if let Some(file) = &options.svg {
+        let drawn = plot::svg(&workloads, &machine.short()).context("nothing that is drawn")?;
+        fs::write(file, drawn).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -86,18 +103,24 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
 fn workloads(plan: &Plan) -> Vec<Workload> {
     vec![
         pairs::workload(plan),
-        round_trip::workload(plan),
+        pairs::burst(plan),
+        round_trip::idle(plan),
+        round_trip::beside(plan),
+        desktops::workload(plan),
         bulk::workload(plan),
         memory::idle(plan),
         memory::waiting(plan),
+        growth::workload(plan),
     ]
 }
 
 /// Prints a table as soon as its workload is done; whether anything failed.
-fn measure(workloads: &mut [Workload], plan: &Plan) -> bool {
+fn measure(workloads: &mut [Workload]) -> bool {
     let mut any = false;
     for workload in workloads {
-        let failed = workload.run(&plan.relays);
+        let since = Instant::now();
+        let failed = workload.run();
+        eprintln!("{}: {:.0} s", workload.name, since.elapsed().as_secs_f64());
         println!("{}", report::markdown(workload));
         failed.iter().for_each(|what| println!("{what}\n"));
         any |= !failed.is_empty();
@@ -105,23 +128,13 @@ fn measure(workloads: &mut [Workload], plan: &Plan) -> bool {
     any
 }
 
-fn check_descriptors(plan: &Plan) -> anyhow::Result<()> {
-    let limit = machine::raise_descriptor_limit();
-    let needed = plan.scale.held as u64 * 2 + 200;
-    ensure!(
-        limit >= needed,
-        "{needed} open files are needed and {limit} are allowed: raise ulimit -n, or use --quick"
-    );
-    Ok(())
-}
-
-fn tell_relays(plan: &Plan) {
-    if plan.relays.len() > 1 {
-        for (kind, path) in plan.relay_kinds().zip(&plan.relays) {
-            println!("- `{kind}` is {}", path.display());
-        }
-        println!();
+fn tell_variants(plan: &Plan) {
+    for variant in &plan.variants {
+        let settings = variant.settings.iter().map(|(name, value)| format!(" {name}={value}"));
+        let settings: String = settings.collect();
+        println!("- `{}` is {}{settings}", variant.name, variant.binary.display());
     }
+    println!();
 }
 
 fn floor(addr: &str, threads: &str) -> anyhow::Result<ExitCode> {

@@ -24,7 +24,7 @@ pub(crate) fn markdown(workload: &Workload) -> String {
     text.push_str(&row(&vec!["---".to_owned(); head.len()]));
     for case in &workload.cases {
         let base = yardstick.and_then(|kind| {
-            workload.cases.iter().find(|base| base.kind == *kind && base.task == case.task)
+            workload.cases.iter().find(|base| base.kind == *kind && base.task == case.compared)
         });
         let mut cells = vec![case.task.clone(), case.kind.to_string()];
         for column in &workload.columns {

@@ -6,8 +6,11 @@ use mini_rust_desk_relay_server::wire::{Transport, frame::FrameHeader};
 
 use crate::client::outgoing;
 
-/// How many different messages there are.
+/// How many different messages there are at most, …
 const MESSAGES: usize = 61;
+
+/// … and how many bytes in all, more or less: what is sent should stay in the cores' caches.
+const BYTES: usize = 1 << 20;
 
 /// Of every so many bytes of payload…
 const STRIDE: u64 = 16 << 20;
@@ -57,7 +60,8 @@ impl Ring {
             state ^= state << 17;
             state as u8
         })
-        .take(len * MESSAGES)
+        // An odd number: buffers of a size that divides theirs meet different ones.
+        .take(len * ((BYTES / len).clamp(3, MESSAGES) | 1))
         .collect();
         let messages = payload.chunks(len).map(|message| outgoing(transport, message));
         Ok(Self { messages: messages.collect::<Result<_, _>>()?, payload })
@@ -66,6 +70,16 @@ impl Ring {
     /// The messages, without end.
     pub(crate) fn cycle(&self) -> impl Iterator<Item = &[u8]> {
         self.messages.iter().cycle().map(Vec::as_slice)
+    }
+
+    /// The message of this number, framed, in that endless row.
+    pub(crate) fn message(&self, number: usize) -> &[u8] {
+        &self.messages[number % self.messages.len()]
+    }
+
+    /// The bytes of payload of each.
+    pub(crate) const fn message_len(&self) -> usize {
+        self.payload.len() / self.messages.len()
     }
 }
 

@@ -1,22 +1,25 @@
 //! What is measured: a relay, or a yardstick that is given the same work.
 
 use std::{
-    fmt,
     io::Read as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    sync::Mutex,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
-use mini_rust_desk_relay_server::wire::Transport;
+use anyhow::{Context as _, anyhow, bail};
+use mini_rust_desk_relay_server::wire::{
+    Transport,
+    rendezvous::{ConnType, request_relay},
+};
 use socket2::SockRef;
 
 use crate::{
-    client::{Leg, unique_uuid},
+    client::{Leg, outgoing, unique_uuid},
+    kind::{Kind, Logs, Variant},
     peers,
-    process::{Ending, Process, free_port},
+    process::{Ending, Launch, Process, free_port},
 };
 
 /// Long enough for anything here to arrive.
@@ -25,76 +28,65 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The admin API's, for the relays that are started here.
 const TOKEN: &str = "a-token-of-the-benchmark";
 
-/// Which program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A build of this relay, by its place among those that are measured.
-    Relay(usize),
-    /// The least that a relay can do, with this many threads.
-    Floor(usize),
-    HaProxy,
-    Nginx,
-    /// None: the load generator connects to itself.
-    Direct,
-}
-
 /// A running program and the way through it.
 pub(crate) struct Subject {
     process: Option<Process>,
     addr: SocketAddr,
-    /// Where the second leg of a pair comes out, if it is no relay.
-    back_end: Option<TcpListener>,
+    way: Way,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Relay(0) => f.write_str("relay"),
-            Self::Relay(index) => write!(f, "relay-{}", index + 1),
-            Self::Floor(_) => f.write_str("floor"),
-            Self::HaProxy => f.write_str("haproxy"),
-            Self::Nginx => f.write_str("nginx"),
-            Self::Direct => f.write_str("direct"),
-        }
-    }
+enum Way {
+    /// Both legs say which pair they are of. Whether the program has an admin API.
+    Relay {
+        has_api: bool,
+    },
+    Wormhole,
+    /// Where the second leg of a pair comes out. One at a time, or legs would be mixed up.
+    Forwarder(Mutex<TcpListener>),
 }
 
-impl Kind {
-    /// Why it cannot be measured here.
-    pub(crate) fn missing(self) -> Option<String> {
-        let (name, packages) = match self {
-            Self::HaProxy => ("haproxy", "haproxy"),
-            Self::Nginx => ("nginx", "nginx libnginx-mod-stream"),
-            Self::Relay(_) | Self::Floor(_) | Self::Direct => return None,
-        };
-        peers::find(name)
-            .is_none()
-            .then(|| format!("SKIPPED: {name} is not installed (apt-get install {packages})"))
-    }
+/// How a leg comes to its peer.
+pub(crate) struct Greeting {
+    pub(crate) says: Vec<u8>,
+    /// What it then hears before anything of its peer's.
+    pub(crate) hears: &'static [u8],
 }
 
 impl Subject {
-    pub(crate) fn start(kind: Kind, relays: &[PathBuf]) -> anyhow::Result<Self> {
-        let addr = free_port()?;
+    pub(crate) fn start(kind: Kind) -> anyhow::Result<Self> {
+        let mut addr = free_port()?;
         let dir = tempfile::tempdir().context("no directory")?;
-        let (command, ending, back_end) = match kind {
-            Kind::Relay(index) => (relay(&relays[index], addr), Ending::Kill, None),
-            Kind::Floor(threads) => (floor(addr, threads)?, Ending::Kill, None),
-            Kind::HaProxy => {
-                let (back_end, to) = back_end()?;
-                (peers::haproxy(dir.path(), addr, to)?, Ending::Kill, Some(back_end))
+        let relay = |has_api| Way::Relay { has_api };
+        let (launch, way) = match kind {
+            Kind::Relay(variant, logs) => {
+                let launch = Launch::new(self::relay(variant, logs, addr), Ending::Kill);
+                (launch.with_output_read(logs == Logs::Pipe), relay(true))
             }
-            Kind::Nginx => {
-                let (back_end, to) = back_end()?;
-                (peers::nginx(dir.path(), addr, to)?, Ending::Terminate, Some(back_end))
+            Kind::Floor(threads) => {
+                (Launch::new(floor(addr, threads)?, Ending::Kill), relay(false))
             }
-            Kind::Direct => {
-                let (back_end, addr) = back_end()?;
-                return Ok(Self { process: None, addr, back_end: Some(back_end) });
+            Kind::Wormhole => (Launch::new(peers::wormhole(addr), Ending::Kill), Way::Wormhole),
+            Kind::HaProxy | Kind::Nginx | Kind::Socat | Kind::Direct => {
+                let (back_end, to) = back_end()?;
+                let way = Way::Forwarder(Mutex::new(back_end));
+                let launch = match kind {
+                    Kind::HaProxy => {
+                        Launch::new(peers::haproxy(dir.path(), addr, to)?, Ending::Kill)
+                    }
+                    Kind::Nginx => {
+                        Launch::new(peers::nginx(dir.path(), addr, to)?, Ending::Terminate)
+                    }
+                    Kind::Socat => Launch::new(peers::socat(addr, to)?, Ending::Group),
+                    _ => {
+                        addr = to;
+                        return Ok(Self { process: None, addr, way });
+                    }
+                };
+                (launch, way)
             }
         };
-        let process = Process::start(command, dir, addr, ending)?;
-        Ok(Self { process: Some(process), addr, back_end })
+        let process = Process::start(launch, dir, addr)?;
+        Ok(Self { process: Some(process), addr, way })
     }
 
     pub(crate) const fn addr(&self) -> SocketAddr {
@@ -116,13 +108,52 @@ impl Subject {
         self.process.as_ref().map(Process::fine_cpu).transpose()
     }
 
+    /// How the leg of this side (0 or 1) of a pair begins, where legs are paired by what they say.
+    pub(crate) fn greeting(
+        &self,
+        transport: Transport,
+        uuid: &str,
+        side: usize,
+    ) -> anyhow::Result<Greeting> {
+        Ok(match self.way {
+            Way::Relay { .. } => {
+                let request = request_relay(uuid, "", "", ConnType::Default);
+                Greeting { says: outgoing(transport, &request)?, hears: b"" }
+            }
+            Way::Wormhole => {
+                Greeting { says: peers::wormhole_hello(uuid, side), hears: peers::WORMHOLE_READY }
+            }
+            Way::Forwarder(_) => bail!("a forwarder pairs nobody"),
+        })
+    }
+
     /// Two legs that reach each other.
     pub(crate) fn pair(&self, [first, second]: [Transport; 2]) -> anyhow::Result<[Leg; 2]> {
         let uuid = unique_uuid();
-        let Some(back_end) = &self.back_end else {
-            let first = Leg::arrive(self.addr, first, &uuid)?;
-            return Ok([first, Leg::arrive(self.addr, second, &uuid)?]);
-        };
+        if let Way::Forwarder(back_end) = &self.way {
+            let back_end = back_end.lock().map_err(|_| anyhow!("another leg failed"))?;
+            return self.through(&back_end, [first, second], &uuid);
+        }
+        let mut legs = Vec::new();
+        for (side, transport) in [first, second].into_iter().enumerate() {
+            let mut leg = Leg::connect(self.addr, transport)?;
+            let greeting = self.greeting(transport, &uuid, side)?;
+            leg.send_raw(&greeting.says)?;
+            legs.push((leg, greeting.hears));
+        }
+        for (leg, hears) in &mut legs {
+            leg.receive_raw(hears)?;
+        }
+        let mut legs = legs.into_iter().map(|(leg, _)| leg);
+        Ok([legs.next().context("no leg")?, legs.next().context("no second leg")?])
+    }
+
+    fn through(
+        &self,
+        back_end: &TcpListener,
+        [first, second]: [Transport; 2],
+        uuid: &str,
+    ) -> anyhow::Result<[Leg; 2]> {
         let mut first = Leg::connect(self.addr, first)?;
         first.send(uuid.as_bytes())?;
         loop {
@@ -135,8 +166,25 @@ impl Subject {
         }
     }
 
-    /// A number of the relay's own `/api/v1/stats`.
-    pub(crate) fn stat(&self, name: &str) -> anyhow::Result<u64> {
+    /// Waits until the relay's own `/api/v1/stats` says so, where there is such a thing.
+    pub(crate) fn until_stat(&self, name: &str, value: u64) -> anyhow::Result<()> {
+        if !matches!(self.way, Way::Relay { has_api: true }) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.stat(name)?;
+            if now == value {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{name} is {now}, not {value}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn stat(&self, name: &str) -> anyhow::Result<u64> {
         let mut leg = Leg::connect(self.addr, Transport::Tcp)?;
         let request = format!(
             "GET /api/v1/stats HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\
@@ -150,31 +198,20 @@ impl Subject {
             .with_context(|| format!("the admin API answers {answer}"))?;
         stats[name].as_u64().with_context(|| format!("no {name} in {stats}"))
     }
-
-    /// Waits until the relay says so itself.
-    pub(crate) fn until_stat(&self, name: &str, value: u64) -> anyhow::Result<()> {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        loop {
-            let now = self.stat(name)?;
-            if now == value {
-                return Ok(());
-            }
-            if std::time::Instant::now() > deadline {
-                bail!("{name} is {now}, not {value}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
 
 /// As in production, save that nothing is ever too idle or too many here.
-fn relay(binary: &Path, addr: SocketAddr) -> Command {
-    let mut command = Command::new(binary);
+fn relay(variant: &Variant, logs: Logs, addr: SocketAddr) -> Command {
+    let mut command = Command::new(&variant.binary);
     command.env_clear().arg("--listen").arg(addr.to_string());
     command.env("RELAY__ADMIN__TOKEN", TOKEN);
     command.env("RELAY__RELAY__IDLE_TIMEOUT", "1h");
     command.env("RELAY__PAIRING__TIMEOUT", "1h");
     command.env("RELAY__PAIRING__MAX_WAITING", "1000000");
+    if logs == Logs::Off {
+        command.env("RELAY__LOG__LEVEL", "off");
+    }
+    command.envs(variant.settings.iter().map(|(name, value)| (name, value)));
     command
 }
 

@@ -1,0 +1,101 @@
+//! Which programs are measured, and what they are called in the tables.
+
+use std::{fmt, path::PathBuf};
+
+use crate::peers;
+
+/// A program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Relay(&'static Variant, Logs),
+    /// The least that a relay can do, with this many threads.
+    Floor(usize),
+    HaProxy,
+    Nginx,
+    /// A process a connection.
+    Socat,
+    /// magic-wormhole's transit relay, in Python: it pairs too.
+    Wormhole,
+    /// None: the load generator connects to itself.
+    Direct,
+}
+
+/// A build of this relay with settings. There are a few, and they last as long as the benchmark.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Variant {
+    pub(crate) name: String,
+    pub(crate) binary: PathBuf,
+    /// Environment variables.
+    pub(crate) settings: Vec<(String, String)>,
+}
+
+/// Where the relay's log lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Logs {
+    /// At info, to a file.
+    File,
+    /// At info, to a pipe that is read.
+    Pipe,
+    Off,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relay(variant, Logs::File) => f.write_str(&variant.name),
+            Self::Relay(variant, Logs::Pipe) => write!(f, "{}, log to a pipe", variant.name),
+            Self::Relay(variant, Logs::Off) => write!(f, "{}, log off", variant.name),
+            Self::Floor(_) => f.write_str("floor"),
+            Self::HaProxy => f.write_str("haproxy"),
+            Self::Nginx => f.write_str("nginx"),
+            Self::Socat => f.write_str("socat"),
+            Self::Wormhole => f.write_str("wormhole"),
+            Self::Direct => f.write_str("direct"),
+        }
+    }
+}
+
+impl Kind {
+    pub(crate) const fn is_relay(self) -> bool {
+        matches!(self, Self::Relay(..))
+    }
+
+    /// Why it cannot be measured here.
+    pub(crate) fn missing(self) -> Option<String> {
+        let (name, packages) = match self {
+            Self::HaProxy => ("haproxy", "haproxy"),
+            Self::Nginx => ("nginx", "nginx libnginx-mod-stream"),
+            Self::Socat => ("socat", "socat"),
+            Self::Wormhole if peers::wormhole_is_here() => return None,
+            Self::Wormhole => {
+                let package = "magic-wormhole-transit-relay";
+                return Some(format!("SKIPPED: {package} is not installed (apt-get install it)"));
+            }
+            Self::Relay(..) | Self::Floor(_) | Self::Direct => return None,
+        };
+        peers::find(name)
+            .is_none()
+            .then(|| format!("SKIPPED: {name} is not installed (apt-get install {packages})"))
+    }
+}
+
+impl Variant {
+    /// From `NAME=VALUE NAME=VALUE`, with `LABEL:` before it or not; `number` is its place among
+    /// the variants. A word without a `=` belongs to the value before it: durations have blanks.
+    pub(crate) fn parse(binary: PathBuf, text: &str, number: usize) -> Result<Self, String> {
+        let mut name = match number {
+            0 => "relay".to_owned(),
+            _ => format!("relay-{}", number + 1),
+        };
+        let mut settings: Vec<(String, String)> = Vec::new();
+        for (at, word) in text.split_ascii_whitespace().enumerate() {
+            match (word.split_once('='), settings.last_mut(), word.strip_suffix(':')) {
+                (Some((key, value)), ..) => settings.push((key.to_owned(), value.to_owned())),
+                (None, Some((_, value)), _) => value.extend([" ", word]),
+                (None, None, Some(label)) if at == 0 => name = format!("relay {label}"),
+                _ => return Err(format!("{word:?} is no NAME=VALUE")),
+            }
+        }
+        Ok(Self { name, binary, settings })
+    }
+}
