@@ -4,6 +4,7 @@
 //! other. Here are the deadlines, and what the end of one direction means for the other. How bytes
 //! are read, translated and written is `flow`'s and `translate`'s.
 
+mod batch;
 mod flow;
 mod outbox;
 mod scratch;

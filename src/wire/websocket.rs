@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use super::{Event, FrameStart};
+use super::{Event, FrameStart, Header};
 
 /// The longest header that a client sends: 2 bytes, an 8-byte length, a mask.
 const MAX_HEADER: usize = 14;
@@ -70,12 +70,17 @@ impl Mask {
     pub fn append(self, bytes: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(bytes);
+        self.apply(&mut out[start..]);
+    }
+
+    /// Unmasks `bytes` where they are.
+    pub fn apply(self, bytes: &mut [u8]) {
         if self == Self::NONE {
             return;
         }
         let [a, b, c, d] = self.0;
         let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-        let (chunks, rest) = out[start..].as_chunks_mut::<8>();
+        let (chunks, rest) = bytes.as_chunks_mut::<8>();
         for chunk in chunks {
             *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
         }
@@ -129,28 +134,49 @@ const fn may_be_sent(status: u16) -> bool {
     matches!(status, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Appends the header of a data frame, as a server sends it. Every message goes out as Binary.
-pub fn put_frame_header(start: FrameStart, out: &mut Vec<u8>) {
-    let data = if start.first { Data::Binary } else { Data::Continue };
-    put_header(OpCode::Data(data), start.last, start.len, out);
+/// The header of a data frame, as a server sends it. Every message goes out as Binary.
+pub fn frame_header(start: FrameStart) -> Header {
+    let operation =
+        if start.first { OpCode::Data(Data::Binary) } else { OpCode::Data(Data::Continue) };
+    header(operation, start.last, start.len)
 }
 
 /// Appends a Pong.
 pub fn put_pong(payload: &ControlPayload, out: &mut Vec<u8>) {
-    put_header(OpCode::Control(Control::Pong), true, payload.as_slice().len(), out);
-    out.extend_from_slice(payload.as_slice());
+    put_control(Control::Pong, payload, out);
 }
 
 /// Appends a Close.
 pub fn put_close(payload: &ControlPayload, out: &mut Vec<u8>) {
-    put_header(OpCode::Control(Control::Close), true, payload.as_slice().len(), out);
-    out.extend_from_slice(payload.as_slice());
+    put_control(Control::Close, payload, out);
 }
 
-fn put_header(opcode: OpCode, last: bool, len: usize, out: &mut Vec<u8>) {
-    let header = FrameHeader { is_final: last, opcode, mask: None, ..FrameHeader::default() };
-    // Writing to a Vec cannot fail.
-    let _ = header.format(len as u64, out);
+fn put_control(kind: Control, payload: &ControlPayload, out: &mut Vec<u8>) {
+    let payload = payload.as_slice();
+    out.extend_from_slice(header(OpCode::Control(kind), true, payload.len()).as_slice());
+    out.extend_from_slice(payload);
+}
+
+fn header(operation: OpCode, last: bool, len: usize) -> Header {
+    let mut header = Header::default();
+    header.bytes[0] = u8::from(operation) | if last { 0x80 } else { 0 };
+    header.len = match len {
+        0..=125 => {
+            header.bytes[1] = len as u8;
+            2
+        }
+        126..=0xFFFF => {
+            header.bytes[1] = 126;
+            header.bytes[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            4
+        }
+        _ => {
+            header.bytes[1] = 127;
+            header.bytes[2..].copy_from_slice(&(len as u64).to_be_bytes());
+            10
+        }
+    };
+    header
 }
 
 /// Finds the frames that a client sends in a stream of bytes, however it is cut.

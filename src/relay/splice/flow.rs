@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    batch::Batch,
     outbox::{Gone, Outbox},
     scratch::Scratch,
     translate::{Heard, Translator, Unreadable},
@@ -257,7 +258,7 @@ impl Flow {
                 Poll::Pending => return Ok(Step::Blocked),
                 Poll::Ready(Err(_)) => return Err(Broken::Source),
                 Poll::Ready(Ok(0)) => return Ok(Step::Ended),
-                Poll::Ready(Ok(len)) => &input[..len],
+                Poll::Ready(Ok(len)) => &mut input[..len],
             };
             budget = budget.saturating_sub(input.len());
             self.pass_on(cx, input, output, sink, heard)?;
@@ -291,8 +292,8 @@ impl Flow {
     fn pass_on(
         &mut self,
         cx: &mut Context<'_>,
-        input: &[u8],
-        output: &mut Vec<u8>,
+        input: &mut [u8],
+        output: &mut Batch,
         sink: &mut TcpStream,
         heard: &mut Heard,
     ) -> Result<(), Broken> {
@@ -304,19 +305,17 @@ impl Flow {
             self.received += input.len() as u64;
             self.active = true;
         }
-        let (bytes, readable) = match &mut self.translator {
-            None => (input, Ok(())),
-            Some(translator) => {
-                output.clear();
-                let readable = translator.translate(input, output, heard);
-                if !discarding {
-                    translator.put_control(output);
-                }
-                (&output[..], readable)
+        let Some(translator) = &mut self.translator else {
+            if !discarding {
+                self.outbox.send(cx, sink, input)?;
             }
+            return Ok(());
         };
+        output.clear();
+        let readable = translator.translate(input, output, heard);
         if !discarding {
-            self.active |= self.outbox.send(cx, sink, bytes)? > 0;
+            output.write(|own| translator.put_control(own));
+            self.outbox.send_batch(cx, sink, input, output)?;
         }
         readable.map_err(|unreadable| match unreadable {
             Unreadable::TooLong => Broken::TooLong,
