@@ -119,22 +119,31 @@ impl FrameDecoder {
             self.remaining -= taken;
             return Ok((taken, Event::Payload(&input[..taken], Mask::NONE)));
         }
-        let mut taken = 0;
-        for &byte in input {
-            self.header[usize::from(self.held)] = byte;
-            self.held += 1;
-            taken += 1;
-            if let Some(header) = FrameHeader::parse(&self.header[..usize::from(self.held)]) {
-                self.held = 0;
-                let len = header.payload_len();
-                if len > self.max {
-                    return Err(FrameTooLong { len, max: self.max });
-                }
-                self.remaining = len;
-                return Ok((taken, Event::Frame(FrameStart { len, first: true, last: true })));
-            }
+        if self.held == 0
+            && let Some(header) = FrameHeader::parse(input)
+        {
+            return Ok((header.header_len(), self.begin(header)?));
         }
-        Ok((taken, Event::More))
+        // Its beginning is kept until the rest arrives.
+        let held = usize::from(self.held);
+        let taken = input.len().min(MAX_HEADER - held);
+        self.header[held..held + taken].copy_from_slice(&input[..taken]);
+        let Some(header) = FrameHeader::parse(&self.header[..held + taken]) else {
+            self.held += taken as u8;
+            return Ok((taken, Event::More));
+        };
+        self.held = 0;
+        // What was copied beyond the header is still in the input.
+        Ok((header.header_len() - held, self.begin(header)?))
+    }
+
+    fn begin(&mut self, header: FrameHeader) -> Result<Event<'static>, FrameTooLong> {
+        let len = header.payload_len();
+        if len > self.max {
+            return Err(FrameTooLong { len, max: self.max });
+        }
+        self.remaining = len;
+        Ok(Event::Frame(FrameStart { len, first: true, last: true }))
     }
 }
 

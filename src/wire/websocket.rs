@@ -1,18 +1,10 @@
 //! Frames on a WebSocket (RFC 6455), from the server's side: masked in, unmasked out.
 //!
-//! tungstenite reads and writes the headers. What is ours is the streaming: tungstenite's own
-//! reader gathers whole messages, reserves what a header claims and checks text as UTF-8; a relay
-//! passes bytes on as they arrive, holds none, and takes text as bytes.
+//! tungstenite knows the operations and makes the handshake. The frames are ours: its own reader
+//! gathers whole messages, reserves what a header claims and checks text as UTF-8; a relay passes
+//! bytes on as they arrive, holds none, and takes text as bytes.
 
-use std::io::Cursor;
-
-use tokio_tungstenite::tungstenite::{
-    error::Error,
-    protocol::frame::{
-        FrameHeader,
-        coding::{Control, Data, OpCode},
-    },
-};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{Event, FrameStart, Header};
 
@@ -179,6 +171,32 @@ fn header(operation: OpCode, last: bool, len: usize) -> Header {
     header
 }
 
+/// The header of one frame from a client. Not tungstenite's, which wants a cursor over a copy, and
+/// then costs as much as all else that is done for a frame.
+struct ClientHeader {
+    size: usize,
+    first: u8,
+    len: u64,
+    mask: Option<[u8; 4]>,
+}
+
+impl ClientHeader {
+    /// Reads the header at the start of `bytes`; `None` when it is not whole yet.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let &[first, second, ref rest @ ..] = bytes else { return None };
+        let (len, wide) = match second & 0x7F {
+            126 => (u64::from(u16::from_be_bytes(*rest.first_chunk()?)), 2),
+            127 => (u64::from_be_bytes(*rest.first_chunk()?), 8),
+            short => (u64::from(short), 0),
+        };
+        if second & 0x80 == 0 {
+            return Some(Self { size: 2 + wide, first, len, mask: None });
+        }
+        let mask = Some(*rest[wide..].first_chunk()?);
+        Some(Self { size: 2 + wide + 4, first, len, mask })
+    }
+}
+
 /// Finds the frames that a client sends in a stream of bytes, however it is cut.
 #[derive(Debug)]
 pub struct Decoder {
@@ -195,7 +213,8 @@ pub struct Decoder {
 enum State {
     Header,
     Data { remaining: usize, mask: Mask },
-    Control { kind: Control, remaining: u8, mask: Mask, payload: ControlPayload },
+    // Boxed, or every relay would have room for a Ping that seldom comes.
+    Control { kind: Control, remaining: u8, mask: Mask, payload: Box<ControlPayload> },
 }
 
 impl Decoder {
@@ -230,43 +249,50 @@ impl Decoder {
         }
     }
 
-    fn header<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Event<'a>), Fault> {
+    fn header(&mut self, input: &[u8]) -> Result<(usize, Event<'static>), Fault> {
         let held = usize::from(self.held);
+        if held == 0
+            && let Some(header) = ClientHeader::parse(input)
+        {
+            return Ok((header.size, self.begin(&header)?));
+        }
+        // Its beginning is kept until the rest arrives.
         let taken = input.len().min(MAX_HEADER - held);
         self.header[held..held + taken].copy_from_slice(&input[..taken]);
-        let mut cursor = Cursor::new(&self.header[..held + taken]);
-        let (header, len) = match FrameHeader::parse(&mut cursor) {
-            Ok(Some(parsed)) => parsed,
-            Ok(None) => {
-                self.held += taken as u8;
-                return Ok((taken, Event::More));
-            }
-            Err(Error::Protocol(_)) => return Err(Fault::UnknownOperation),
-            Err(_) => return Err(Fault::BadControl),
+        let Some(header) = ClientHeader::parse(&self.header[..held + taken]) else {
+            self.held += taken as u8;
+            return Ok((taken, Event::More));
         };
-        // What was copied beyond the header is still in the input.
-        let taken = cursor.position() as usize - held;
         self.held = 0;
-        let event = self.begin(&header, len)?;
-        Ok((taken, event))
+        // What was copied beyond the header is still in the input.
+        Ok((header.size - held, self.begin(&header)?))
     }
 
-    fn begin(&mut self, header: &FrameHeader, len: u64) -> Result<Event<'static>, Fault> {
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+    fn begin(&mut self, header: &ClientHeader) -> Result<Event<'static>, Fault> {
+        let &ClientHeader { first, len, .. } = header;
+        let last = first & 0x80 != 0;
+        let operation = OpCode::from(first & 0x0F);
+        if matches!(
+            operation,
+            OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_))
+        ) {
+            return Err(Fault::UnknownOperation);
+        }
+        if first & 0x70 != 0 {
             return Err(Fault::ReservedBits);
         }
         let mask = Mask(header.mask.ok_or(Fault::NotMasked)?);
-        match header.opcode {
+        match operation {
             OpCode::Control(kind) => {
-                if len > MAX_CONTROL as u64 || !header.is_final {
+                if len > MAX_CONTROL as u64 || !last {
                     return Err(Fault::BadControl);
                 }
-                let payload = ControlPayload { bytes: [0; MAX_CONTROL], len: 0 };
+                let payload = Box::new(ControlPayload { bytes: [0; MAX_CONTROL], len: 0 });
                 self.state = State::Control { kind, remaining: len as u8, mask, payload };
                 Ok(if len == 0 { self.control(&[]).1 } else { Event::More })
             }
             OpCode::Data(data) => {
-                let start = self.data_frame(data, len, header.is_final)?;
+                let start = self.data_frame(data, len, last)?;
                 if start.len > 0 {
                     self.state = State::Data { remaining: start.len, mask };
                 }
@@ -304,8 +330,8 @@ impl Decoder {
             return (taken, Event::More);
         }
         let event = match kind {
-            Control::Ping => Event::Ping(*payload),
-            Control::Close => Event::Close(*payload),
+            Control::Ping => Event::Ping(**payload),
+            Control::Close => Event::Close(**payload),
             Control::Pong | Control::Reserved(_) => Event::Pong,
         };
         self.state = State::Header;
