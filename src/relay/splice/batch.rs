@@ -16,7 +16,7 @@ use tokio::io::AsyncWrite;
 use super::outbox::Gone;
 
 /// A piece shorter than this is copied next to its neighbours.
-const SMALL: usize = 256;
+const SMALL: usize = 128;
 
 /// How many pieces one write takes, at most; Linux takes no more than 1,024.
 const SLICES: usize = 512;

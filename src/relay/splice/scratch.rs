@@ -6,7 +6,7 @@ use super::batch::Batch;
 
 /// How much one read takes at most, and so the most that a slow sink makes a direction keep
 /// (twice that, should every frame be empty and its header grow).
-const READ: usize = 128 << 10;
+const READ: usize = 256 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
