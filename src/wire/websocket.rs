@@ -104,11 +104,15 @@ impl ControlPayload {
     }
 
     /// What a Close frame of this payload is answered with: its status code alone, nothing to
-    /// nothing, and 1002 to what is no status (RFC 6455, section 7.4).
+    /// nothing, 1002 to what is no status, and 1007 to a reason that is no UTF-8 (RFC 6455,
+    /// sections 5.5.1 and 7.4).
     pub fn close_reply(&self) -> Self {
         match *self.as_slice() {
             [] => Self { len: 0, ..*self },
-            [high, low, ..] if may_be_sent(u16::from_be_bytes([high, low])) => {
+            [high, low, ref reason @ ..] if may_be_sent(u16::from_be_bytes([high, low])) => {
+                if str::from_utf8(reason).is_err() {
+                    return Self::status(1007);
+                }
                 Self { len: 2, ..*self }
             }
             _ => Self::status(1002),
@@ -496,6 +500,9 @@ pub(crate) mod tests {
             (&b""[..], &b""[..]),
             (&1000_u16.to_be_bytes(), &1000_u16.to_be_bytes()),
             (b"\x0F\xA0reason", &4000_u16.to_be_bytes()),
+            ("\u{fa0}".as_bytes(), &1002_u16.to_be_bytes()),
+            (b"\x03\xE8\xCE\xBA", &1000_u16.to_be_bytes()),
+            (b"\x03\xE8\xCE\xBA\xED\xA0\x80", &1007_u16.to_be_bytes()),
             (b"\x03", &1002_u16.to_be_bytes()),
             (&1005_u16.to_be_bytes(), &1002_u16.to_be_bytes()),
             (&999_u16.to_be_bytes(), &1002_u16.to_be_bytes()),
