@@ -147,6 +147,18 @@ impl Batch {
         self.pieces.insert(mark, Piece::new(Place::Own, start..self.own.len()));
     }
 
+    #[cfg(test)]
+    pub(super) const fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The bytes that it takes up.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        let pieces = self.pieces.capacity() * size_of::<Piece>();
+        pieces + self.own.capacity() + self.earlier.capacity()
+    }
+
     fn place<'a>(&'a self, place: Place, input: &'a [u8]) -> &'a [u8] {
         match place {
             Place::Read => input,

@@ -324,6 +324,8 @@ mod tests {
     struct Picky {
         takes: Vec<usize>,
         taken: Vec<u8>,
+        /// Whether it did not take all.
+        left: bool,
     }
 
     impl AsyncWrite for Picky {
@@ -365,6 +367,7 @@ mod tests {
             let before = self.taken.len();
             let written = batch.poll_write(cx, self, input).unwrap();
             assert_eq!(self.taken.len() - before, written);
+            self.left = !batch.is_empty();
             let (pending, start) = batch.take_pending(input);
             self.taken.extend_from_slice(&pending[start..]);
         }
@@ -394,7 +397,7 @@ mod tests {
         takes: Vec<usize>,
     ) -> Outcome {
         let mut translator = Translator::new(from, to, MAX);
-        let (mut out, mut heard) = (Picky { takes, taken: Vec::new() }, Heard::default());
+        let (mut out, mut heard) = (Picky { takes, ..Picky::default() }, Heard::default());
         let mut result = Ok(());
         for piece in pieces {
             result = append(&mut translator, piece, &mut out, &mut heard);
@@ -423,7 +426,7 @@ mod tests {
     }
 
     fn message() -> impl Strategy<Value = Vec<u8>> {
-        let len = prop_oneof![6 => 0..200_usize, 1 => 65_530..65_540_usize];
+        let len = prop_oneof![6 => 0..300_usize, 1 => 65_530..65_540_usize];
         (len, any::<u8>()).prop_map(|(len, byte)| vec![byte; len])
     }
 
@@ -454,6 +457,53 @@ mod tests {
         assert!(translator.has_closed() && !translator.is_within_frame());
         translator.put_control(&mut out.taken);
         assert_eq!(out.taken.len(), 4 + pong.len() + 4);
+    }
+
+    #[test]
+    fn a_claim_reserves_nothing_and_a_byte_costs_a_byte() {
+        const SENT: usize = 1_000;
+        let claim = |first, len: u64| [&[first, 0xFF][..], &len.to_be_bytes(), &[0; 4]].concat();
+        for (pair, claim) in [
+            (PAIRS[0], [0xFF; 4].to_vec()),
+            (PAIRS[1], claim(0x82, frame::MAX_PAYLOAD as u64)),
+            (PAIRS[1], claim(0x02, frame::MAX_PAYLOAD as u64)),
+            (PAIRS[1], claim(0x02, 1 << 63)),
+            (PAIRS[2], claim(0x82, frame::MAX_PAYLOAD as u64)),
+            (PAIRS[2], claim(0x82, 1 << 63)),
+        ] {
+            let mut translator = Translator::new(pair.0, pair.1, frame::MAX_PAYLOAD);
+            let (mut batch, mut heard) = (Batch::default(), Heard::default());
+            for byte in claim.into_iter().chain([1; SENT]) {
+                batch.clear();
+                if translator.translate(&mut [byte], &mut batch, &mut heard).is_err() {
+                    break;
+                }
+            }
+            assert!(batch.capacity() < 256, "{} bytes for {pair:?}", batch.capacity());
+            if let Sink::Tcp(Frames { fragmented: Some(message), .. }) = &translator.sink {
+                assert_eq!(message.earlier.len(), SENT);
+                assert!(message.earlier.capacity() <= 2 * SENT);
+            }
+        }
+    }
+
+    #[test]
+    fn many_small_messages_are_one_write() {
+        for (pair, len) in PAIRS.iter().flat_map(|pair| [0, 10, 100, 1_400].map(|len| (pair, len)))
+        {
+            let message = vec![7; len];
+            let one = match pair.0 {
+                Transport::Tcp => frame::encode(&message).unwrap(),
+                Transport::WebSocket => masked(0x82, &message, [7; 4]),
+            };
+            let mut input = one.repeat((256 << 10) / one.len());
+            let mut translator = Translator::new(pair.0, pair.1, MAX);
+            let (mut batch, mut heard) = (Batch::default(), Heard::default());
+            translator.translate(&mut input, &mut batch, &mut heard).unwrap();
+            let mut sink = Picky { takes: vec![usize::MAX], ..Picky::default() };
+            sink.take(&mut batch, &input);
+            assert!(!sink.left, "{len} bytes, {pair:?}");
+        }
     }
 
     #[test]
