@@ -100,6 +100,10 @@ impl Translator {
         self.sink.resume(batch);
         let readable = self.translate_frames(input, batch, heard);
         self.sink.hold_back(input, batch);
+        if let (Err(_), Sink::Tcp(frames)) = (&readable, &mut self.sink) {
+            // Its end will never be read.
+            frames.fragmented = None;
+        }
         readable
     }
 
