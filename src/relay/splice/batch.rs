@@ -5,7 +5,7 @@
 //! list, are written elsewhere.
 
 use std::{
-    io::IoSlice,
+    io::{self, IoSlice},
     ops::Range,
     pin::Pin,
     task::{Context, Poll},
@@ -20,6 +20,9 @@ const SMALL: usize = 128;
 
 /// How many pieces one write takes, at most; Linux takes no more than 1,024.
 const SLICES: usize = 512;
+
+/// How many pieces a message or two make.
+const FEW: usize = 8;
 
 /// The pieces, in their order.
 #[derive(Debug, Default)]
@@ -178,19 +181,15 @@ impl Batch {
         let mut written = 0;
         let mut at = 0;
         while at < self.pieces.len() {
-            let polled = match &self.pieces[at..] {
-                [only] => {
+            let polled = match self.pieces.len() - at {
+                1 => {
+                    let only = self.pieces[at];
                     let bytes = &self.place(only.place, input)[only.span()];
                     Pin::new(&mut *sink).poll_write(cx, bytes)
                 }
-                pieces => {
-                    let mut slices = [IoSlice::new(&[]); SLICES];
-                    for (slice, piece) in slices.iter_mut().zip(pieces) {
-                        *slice = IoSlice::new(&self.place(piece.place, input)[piece.span()]);
-                    }
-                    let slices = &slices[..pieces.len().min(SLICES)];
-                    Pin::new(&mut *sink).poll_write_vectored(cx, slices)
-                }
+                // A message or two are no reason to lay out the whole list.
+                2..=FEW => self.poll_write_some::<FEW>(cx, sink, input, at),
+                _ => self.poll_write_some::<SLICES>(cx, sink, input, at),
             };
             match polled {
                 Poll::Ready(Ok(taken)) if taken > 0 => {
@@ -203,6 +202,21 @@ impl Batch {
         }
         self.pieces.drain(..at);
         Ok(written)
+    }
+
+    fn poll_write_some<const MOST: usize>(
+        &self,
+        cx: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+        input: &[u8],
+        at: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); MOST];
+        let pieces = &self.pieces[at..];
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(&self.place(piece.place, input)[piece.span()]);
+        }
+        Pin::new(sink).poll_write_vectored(cx, &slices[..pieces.len().min(MOST)])
     }
 
     /// How many pieces from `at` on went with `taken` bytes. One that went in part is cut.
