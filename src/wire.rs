@@ -48,6 +48,21 @@ pub struct FrameStart {
     pub last: bool,
 }
 
+/// A frame's header, as it goes out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Header {
+    /// The longest is a WebSocket's, unmasked and with an 8-byte length.
+    bytes: [u8; 10],
+    len: u8,
+}
+
+impl Header {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
 /// How a leg's messages travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {

@@ -5,6 +5,7 @@
 //! are read, translated and written is `flow`'s and `translate`'s; the way from plane to plane is
 //! `migration`'s.
 
+mod batch;
 mod flow;
 mod kernel;
 mod migration;

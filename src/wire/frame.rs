@@ -1,6 +1,6 @@
 //! Frames on TCP: a header of 1 to 4 bytes that announces a payload's length, and the payload.
 
-use super::{Event, FrameStart, websocket::Mask};
+use super::{Event, FrameStart, Header, websocket::Mask};
 
 /// The longest header, in bytes.
 pub const MAX_HEADER: usize = 4;
@@ -57,10 +57,12 @@ impl FrameHeader {
         self.payload_len as usize
     }
 
-    /// Appends the header to `out`.
-    pub fn put(self, out: &mut Vec<u8>) {
+    /// The header, as it goes out.
+    pub fn bytes(self) -> Header {
         let word = (self.payload_len << 2) | u32::from(self.header_len - 1);
-        out.extend_from_slice(&word.to_le_bytes()[..self.header_len()]);
+        let mut header = Header { len: self.header_len, ..Header::default() };
+        header.bytes[..MAX_HEADER].copy_from_slice(&word.to_le_bytes());
+        header
     }
 }
 
@@ -70,7 +72,7 @@ impl FrameHeader {
 /// When the payload is longer than [`MAX_PAYLOAD`].
 pub fn encode(payload: &[u8]) -> Result<Vec<u8>, PayloadTooLong> {
     let mut out = Vec::with_capacity(MAX_HEADER + payload.len());
-    FrameHeader::for_payload(payload.len())?.put(&mut out);
+    out.extend_from_slice(FrameHeader::for_payload(payload.len())?.bytes().as_slice());
     out.extend_from_slice(payload);
     Ok(out)
 }
@@ -117,22 +119,31 @@ impl FrameDecoder {
             self.remaining -= taken;
             return Ok((taken, Event::Payload(&input[..taken], Mask::NONE)));
         }
-        let mut taken = 0;
-        for &byte in input {
-            self.header[usize::from(self.held)] = byte;
-            self.held += 1;
-            taken += 1;
-            if let Some(header) = FrameHeader::parse(&self.header[..usize::from(self.held)]) {
-                self.held = 0;
-                let len = header.payload_len();
-                if len > self.max {
-                    return Err(FrameTooLong { len, max: self.max });
-                }
-                self.remaining = len;
-                return Ok((taken, Event::Frame(FrameStart { len, first: true, last: true })));
-            }
+        if self.held == 0
+            && let Some(header) = FrameHeader::parse(input)
+        {
+            return Ok((header.header_len(), self.begin(header)?));
         }
-        Ok((taken, Event::More))
+        // Its beginning is kept until the rest arrives.
+        let held = usize::from(self.held);
+        let taken = input.len().min(MAX_HEADER - held);
+        self.header[held..held + taken].copy_from_slice(&input[..taken]);
+        let Some(header) = FrameHeader::parse(&self.header[..held + taken]) else {
+            self.held += taken as u8;
+            return Ok((taken, Event::More));
+        };
+        self.held = 0;
+        // What was copied beyond the header is still in the input.
+        Ok((header.header_len() - held, self.begin(header)?))
+    }
+
+    fn begin(&mut self, header: FrameHeader) -> Result<Event<'static>, FrameTooLong> {
+        let len = header.payload_len();
+        if len > self.max {
+            return Err(FrameTooLong { len, max: self.max });
+        }
+        self.remaining = len;
+        Ok(Event::Frame(FrameStart { len, first: true, last: true }))
     }
 }
 
@@ -194,8 +205,7 @@ mod tests {
         #[test]
         fn a_header_survives_the_round_trip(len in 0..=MAX_PAYLOAD) {
             let header = FrameHeader::for_payload(len).unwrap();
-            let mut bytes = Vec::new();
-            header.put(&mut bytes);
+            let mut bytes = header.bytes().as_slice().to_vec();
             for cut in 0..bytes.len() {
                 prop_assert_eq!(FrameHeader::parse(&bytes[..cut]), None);
             }

@@ -1,20 +1,12 @@
 //! Frames on a WebSocket (RFC 6455), from the server's side: masked in, unmasked out.
 //!
-//! tungstenite reads and writes the headers. What is ours is the streaming: tungstenite's own
-//! reader gathers whole messages, reserves what a header claims and checks text as UTF-8; a relay
-//! passes bytes on as they arrive, holds none, and takes text as bytes.
+//! tungstenite knows the operations and makes the handshake. The frames are ours: its own reader
+//! gathers whole messages, reserves what a header claims and checks text as UTF-8; a relay passes
+//! bytes on as they arrive, holds none, and takes text as bytes.
 
-use std::io::Cursor;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use tokio_tungstenite::tungstenite::{
-    error::Error,
-    protocol::frame::{
-        FrameHeader,
-        coding::{Control, Data, OpCode},
-    },
-};
-
-use super::{Event, FrameStart};
+use super::{Event, FrameStart, Header};
 
 /// The longest header that a client sends: 2 bytes, an 8-byte length, a mask.
 const MAX_HEADER: usize = 14;
@@ -70,12 +62,17 @@ impl Mask {
     pub fn append(self, bytes: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(bytes);
+        self.apply(&mut out[start..]);
+    }
+
+    /// Unmasks `bytes` where they are.
+    pub fn apply(self, bytes: &mut [u8]) {
         if self == Self::NONE {
             return;
         }
         let [a, b, c, d] = self.0;
         let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-        let (chunks, rest) = out[start..].as_chunks_mut::<8>();
+        let (chunks, rest) = bytes.as_chunks_mut::<8>();
         for chunk in chunks {
             *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
         }
@@ -107,11 +104,15 @@ impl ControlPayload {
     }
 
     /// What a Close frame of this payload is answered with: its status code alone, nothing to
-    /// nothing, and 1002 to what is no status (RFC 6455, section 7.4).
+    /// nothing, 1002 to what is no status, and 1007 to a reason that is no UTF-8 (RFC 6455,
+    /// sections 5.5.1 and 7.4).
     pub fn close_reply(&self) -> Self {
         match *self.as_slice() {
             [] => Self { len: 0, ..*self },
-            [high, low, ..] if may_be_sent(u16::from_be_bytes([high, low])) => {
+            [high, low, ref reason @ ..] if may_be_sent(u16::from_be_bytes([high, low])) => {
+                if str::from_utf8(reason).is_err() {
+                    return Self::status(1007);
+                }
                 Self { len: 2, ..*self }
             }
             _ => Self::status(1002),
@@ -129,28 +130,75 @@ const fn may_be_sent(status: u16) -> bool {
     matches!(status, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// Appends the header of a data frame, as a server sends it. Every message goes out as Binary.
-pub fn put_frame_header(start: FrameStart, out: &mut Vec<u8>) {
-    let data = if start.first { Data::Binary } else { Data::Continue };
-    put_header(OpCode::Data(data), start.last, start.len, out);
+/// The header of a data frame, as a server sends it. Every message goes out as Binary.
+pub fn frame_header(start: FrameStart) -> Header {
+    let operation =
+        if start.first { OpCode::Data(Data::Binary) } else { OpCode::Data(Data::Continue) };
+    header(operation, start.last, start.len)
 }
 
 /// Appends a Pong.
 pub fn put_pong(payload: &ControlPayload, out: &mut Vec<u8>) {
-    put_header(OpCode::Control(Control::Pong), true, payload.as_slice().len(), out);
-    out.extend_from_slice(payload.as_slice());
+    put_control(Control::Pong, payload, out);
 }
 
 /// Appends a Close.
 pub fn put_close(payload: &ControlPayload, out: &mut Vec<u8>) {
-    put_header(OpCode::Control(Control::Close), true, payload.as_slice().len(), out);
-    out.extend_from_slice(payload.as_slice());
+    put_control(Control::Close, payload, out);
 }
 
-fn put_header(opcode: OpCode, last: bool, len: usize, out: &mut Vec<u8>) {
-    let header = FrameHeader { is_final: last, opcode, mask: None, ..FrameHeader::default() };
-    // Writing to a Vec cannot fail.
-    let _ = header.format(len as u64, out);
+fn put_control(kind: Control, payload: &ControlPayload, out: &mut Vec<u8>) {
+    let payload = payload.as_slice();
+    out.extend_from_slice(header(OpCode::Control(kind), true, payload.len()).as_slice());
+    out.extend_from_slice(payload);
+}
+
+fn header(operation: OpCode, last: bool, len: usize) -> Header {
+    let mut header = Header::default();
+    header.bytes[0] = u8::from(operation) | if last { 0x80 } else { 0 };
+    header.len = match len {
+        0..=125 => {
+            header.bytes[1] = len as u8;
+            2
+        }
+        126..=0xFFFF => {
+            header.bytes[1] = 126;
+            header.bytes[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            4
+        }
+        _ => {
+            header.bytes[1] = 127;
+            header.bytes[2..].copy_from_slice(&(len as u64).to_be_bytes());
+            10
+        }
+    };
+    header
+}
+
+/// The header of one frame from a client. Not tungstenite's, which wants a cursor over a copy, and
+/// then costs as much as all else that is done for a frame.
+struct ClientHeader {
+    size: usize,
+    first: u8,
+    len: u64,
+    mask: Option<[u8; 4]>,
+}
+
+impl ClientHeader {
+    /// Reads the header at the start of `bytes`; `None` when it is not whole yet.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let &[first, second, ref rest @ ..] = bytes else { return None };
+        let (len, wide) = match second & 0x7F {
+            126 => (u64::from(u16::from_be_bytes(*rest.first_chunk()?)), 2),
+            127 => (u64::from_be_bytes(*rest.first_chunk()?), 8),
+            short => (u64::from(short), 0),
+        };
+        if second & 0x80 == 0 {
+            return Some(Self { size: 2 + wide, first, len, mask: None });
+        }
+        let mask = Some(*rest[wide..].first_chunk()?);
+        Some(Self { size: 2 + wide + 4, first, len, mask })
+    }
 }
 
 /// Finds the frames that a client sends in a stream of bytes, however it is cut.
@@ -169,7 +217,8 @@ pub struct Decoder {
 enum State {
     Header,
     Data { remaining: usize, mask: Mask },
-    Control { kind: Control, remaining: u8, mask: Mask, payload: ControlPayload },
+    // Boxed, or every relay would have room for a Ping that seldom comes.
+    Control { kind: Control, remaining: u8, mask: Mask, payload: Box<ControlPayload> },
 }
 
 impl Decoder {
@@ -204,43 +253,50 @@ impl Decoder {
         }
     }
 
-    fn header<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Event<'a>), Fault> {
+    fn header(&mut self, input: &[u8]) -> Result<(usize, Event<'static>), Fault> {
         let held = usize::from(self.held);
+        if held == 0
+            && let Some(header) = ClientHeader::parse(input)
+        {
+            return Ok((header.size, self.begin(&header)?));
+        }
+        // Its beginning is kept until the rest arrives.
         let taken = input.len().min(MAX_HEADER - held);
         self.header[held..held + taken].copy_from_slice(&input[..taken]);
-        let mut cursor = Cursor::new(&self.header[..held + taken]);
-        let (header, len) = match FrameHeader::parse(&mut cursor) {
-            Ok(Some(parsed)) => parsed,
-            Ok(None) => {
-                self.held += taken as u8;
-                return Ok((taken, Event::More));
-            }
-            Err(Error::Protocol(_)) => return Err(Fault::UnknownOperation),
-            Err(_) => return Err(Fault::BadControl),
+        let Some(header) = ClientHeader::parse(&self.header[..held + taken]) else {
+            self.held += taken as u8;
+            return Ok((taken, Event::More));
         };
-        // What was copied beyond the header is still in the input.
-        let taken = cursor.position() as usize - held;
         self.held = 0;
-        let event = self.begin(&header, len)?;
-        Ok((taken, event))
+        // What was copied beyond the header is still in the input.
+        Ok((header.size - held, self.begin(&header)?))
     }
 
-    fn begin(&mut self, header: &FrameHeader, len: u64) -> Result<Event<'static>, Fault> {
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+    fn begin(&mut self, header: &ClientHeader) -> Result<Event<'static>, Fault> {
+        let &ClientHeader { first, len, .. } = header;
+        let last = first & 0x80 != 0;
+        let operation = OpCode::from(first & 0x0F);
+        if matches!(
+            operation,
+            OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_))
+        ) {
+            return Err(Fault::UnknownOperation);
+        }
+        if first & 0x70 != 0 {
             return Err(Fault::ReservedBits);
         }
         let mask = Mask(header.mask.ok_or(Fault::NotMasked)?);
-        match header.opcode {
+        match operation {
             OpCode::Control(kind) => {
-                if len > MAX_CONTROL as u64 || !header.is_final {
+                if len > MAX_CONTROL as u64 || !last {
                     return Err(Fault::BadControl);
                 }
-                let payload = ControlPayload { bytes: [0; MAX_CONTROL], len: 0 };
+                let payload = Box::new(ControlPayload { bytes: [0; MAX_CONTROL], len: 0 });
                 self.state = State::Control { kind, remaining: len as u8, mask, payload };
                 Ok(if len == 0 { self.control(&[]).1 } else { Event::More })
             }
             OpCode::Data(data) => {
-                let start = self.data_frame(data, len, header.is_final)?;
+                let start = self.data_frame(data, len, last)?;
                 if start.len > 0 {
                     self.state = State::Data { remaining: start.len, mask };
                 }
@@ -278,8 +334,8 @@ impl Decoder {
             return (taken, Event::More);
         }
         let event = match kind {
-            Control::Ping => Event::Ping(*payload),
-            Control::Close => Event::Close(*payload),
+            Control::Ping => Event::Ping(**payload),
+            Control::Close => Event::Close(**payload),
             Control::Pong | Control::Reserved(_) => Event::Pong,
         };
         self.state = State::Header;
@@ -444,6 +500,9 @@ pub(crate) mod tests {
             (&b""[..], &b""[..]),
             (&1000_u16.to_be_bytes(), &1000_u16.to_be_bytes()),
             (b"\x0F\xA0reason", &4000_u16.to_be_bytes()),
+            ("\u{fa0}".as_bytes(), &1002_u16.to_be_bytes()),
+            (b"\x03\xE8\xCE\xBA", &1000_u16.to_be_bytes()),
+            (b"\x03\xE8\xCE\xBA\xED\xA0\x80", &1007_u16.to_be_bytes()),
             (b"\x03", &1002_u16.to_be_bytes()),
             (&1005_u16.to_be_bytes(), &1002_u16.to_be_bytes()),
             (&999_u16.to_be_bytes(), &1002_u16.to_be_bytes()),

@@ -222,7 +222,7 @@ async fn no_key_and_no_token_is_ever_in_a_log() {
         process.signal(rustix::process::Signal::TERM);
         process.line("stopped").await;
         let mut said = process.log();
-        assert!(said.len() > 20, "this is no trace");
+        assert!(said.iter().any(|line| line.contains("DEBUG")), "more was asked for: {said:#?}");
         said.extend(process.stderr());
         let secrets = [&keys.wrong, &keys.ours, &keys.secret, TOKEN, &keys.ours.to_lowercase()];
         for secret in secrets {

@@ -2,8 +2,7 @@
 //! sink. The bytes are never in this process.
 //!
 //! It pays for a direction that has much to move at a time. Whether one has is seen from what it
-//! moves: `Flow` engages this path after a read that filled its buffer, and gives it up after a few
-//! small splices.
+//! moves: `Flow` engages this path after a large read, and gives it up after a few small splices.
 
 use std::{
     io,
@@ -18,6 +17,9 @@ use super::{
     outbox::Gone,
     pipes::{Lease, Pipes},
 };
+
+/// A read of this much, and the kernel is cheaper.
+pub(super) const MUCH: usize = 128 << 10;
 
 /// A splice of less than this is a small one.
 const SMALL: usize = 16 << 10;

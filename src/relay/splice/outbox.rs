@@ -8,6 +8,8 @@ use std::{
 use socket2::SockRef;
 use tokio::{io::AsyncWrite as _, net::TcpStream, time::Instant};
 
+use super::batch::Batch;
+
 /// Bytes on their way into a socket.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -59,6 +61,21 @@ impl Outbox {
         debug_assert!(self.is_empty(), "bytes would overtake others");
         let taken = poll_write(cx, sink, bytes)?;
         self.pending.extend_from_slice(&bytes[taken..]);
+        self.note(taken);
+        Ok(taken)
+    }
+
+    /// As [`Outbox::send`], of what was made of `input`.
+    pub(super) fn send_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut TcpStream,
+        input: &[u8],
+        batch: &mut Batch,
+    ) -> Result<usize, Gone> {
+        debug_assert!(self.is_empty(), "bytes would overtake others");
+        let taken = batch.poll_write(cx, sink, input)?;
+        (self.pending, self.written) = batch.take_pending(input);
         self.note(taken);
         Ok(taken)
     }

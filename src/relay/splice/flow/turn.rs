@@ -20,7 +20,8 @@ use tokio::{
 use super::{Broken, Flow, State, Step};
 use crate::{
     relay::splice::{
-        kernel::Kernel,
+        batch::Batch,
+        kernel::{self, Kernel},
         pipes::Pipes,
         scratch::Scratch,
         translate::{Heard, Unreadable},
@@ -69,8 +70,8 @@ impl Flow {
                 Poll::Ready(Err(_)) => return Err(Broken::Source),
                 Poll::Ready(Ok(0)) => return Ok(Step::Ended),
                 Poll::Ready(Ok(len)) => {
-                    self.engage(len == input.len(), pipes);
-                    &input[..len]
+                    self.engage(len, pipes);
+                    &mut input[..len]
                 }
             };
             budget = budget.saturating_sub(input.len());
@@ -100,9 +101,9 @@ impl Flow {
         filled
     }
 
-    /// After a read that filled the buffer there is more where it came from.
-    fn engage(&mut self, filled: bool, pipes: &Arc<Pipes>) {
-        if filled && self.translator.is_none() && self.kernel.is_none() {
+    /// After a read of this much there is more where it came from.
+    fn engage(&mut self, len: usize, pipes: &Arc<Pipes>) {
+        if len >= kernel::MUCH && self.translator.is_none() && self.kernel.is_none() {
             self.kernel = Kernel::engage(pipes);
         }
     }
@@ -130,8 +131,8 @@ impl Flow {
     fn pass_on(
         &mut self,
         cx: &mut Context<'_>,
-        input: &[u8],
-        output: &mut Vec<u8>,
+        input: &mut [u8],
+        output: &mut Batch,
         sink: &mut TcpStream,
         heard: &mut Heard,
     ) -> Result<(), Broken> {
@@ -143,19 +144,17 @@ impl Flow {
             self.received += input.len() as u64;
             self.active = true;
         }
-        let (bytes, readable) = match &mut self.translator {
-            None => (input, Ok(())),
-            Some(translator) => {
-                output.clear();
-                let readable = translator.translate(input, output, heard);
-                if !discarding {
-                    translator.put_control(output);
-                }
-                (&output[..], readable)
+        let Some(translator) = &mut self.translator else {
+            if !discarding {
+                self.outbox.send(cx, sink, input)?;
             }
+            return Ok(());
         };
+        output.clear();
+        let readable = translator.translate(input, output, heard);
         if !discarding {
-            self.active |= self.outbox.send(cx, sink, bytes)? > 0;
+            output.write(|own| translator.put_control(own));
+            self.outbox.send_batch(cx, sink, input, output)?;
         }
         readable.map_err(|unreadable| match unreadable {
             Unreadable::TooLong => Broken::TooLong,
