@@ -12,8 +12,11 @@ use std::{
 use axum::Router;
 use jiff::Timestamp;
 use metrics_exporter_prometheus::BuildError;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, Secret},
@@ -21,7 +24,7 @@ use crate::{
     http::{self, AdminState, BearerToken, Upgrades},
     key::{KeyError, KeyRing, KeySetting, RelayKey},
     metrics::{self, Exposition, Metrics},
-    net::listener::{Connection, ConnectionLimit, ListenError, Listener},
+    net::listener::{Connection, ConnectionLimit, ListenError, Listener, PlainStream},
     relay::{
         self, Parts,
         entrance::{Arrival, Entrance},
@@ -106,7 +109,8 @@ impl Gateway {
         let (metrics, exposition) = metrics::start()?;
         let metrics = Arc::new(metrics);
         let shutdown = Shutdown::default();
-        let parts = parts(&config, dir, &metrics, &shutdown)?;
+        let legs = TaskTracker::new();
+        let parts = parts(&config, dir, &metrics, &shutdown, &legs)?;
         let (token, generated_token) = admin_token(&config, dir)?;
         let bind = |addrs: &[SocketAddr]| -> Result<Vec<_>, ListenError> {
             let keepalive = config.relay.keepalive.get();
@@ -122,7 +126,6 @@ impl Gateway {
             started: Timestamp::now(),
             since: Instant::now(),
         });
-        let legs = TaskTracker::new();
         let door = front_door(&config, &parts, &admin, &legs);
         Ok(Self {
             listeners,
@@ -176,19 +179,18 @@ impl Gateway {
             shutdown.clone(),
         ));
         for listener in listeners {
-            let (door, legs) = (Arc::clone(&door), legs.clone());
-            let serve = move |connection| {
-                legs.spawn(Arc::clone(&door).serve(connection));
-            };
+            let door = Arc::clone(&door);
+            let mut entrance = door.entrance.clone();
+            let serve = move |connection| door.open(&mut entrance, connection);
             let limit = Arc::clone(&admin.connections);
-            tracker.spawn(listener.accept_until(shutdown.soft().clone(), limit, serve));
+            tracker.spawn(accept(listener, shutdown.soft().clone(), limit, serve));
         }
         for listener in admin_listeners {
             // Until the very end: somebody may want to see how the drain goes.
             let stop = shutdown.hard().clone();
             let serve = serve_admin(&admin_router, door.timeout, &shutdown);
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
-            tracker.spawn(listener.accept_until(stop, limit, serve));
+            tracker.spawn(accept(listener, stop, limit, serve));
         }
         shutdown.soft().cancelled().await;
         legs.close();
@@ -197,6 +199,19 @@ impl Gateway {
         tracker.close();
         // Those that are cut short say so; what does not end by itself ends with the runtime.
         let _ = timeout(FAREWELL, async { tokio::join!(legs.wait(), tracker.wait()) }).await;
+    }
+}
+
+/// Accepts until `stop` is cancelled.
+async fn accept(
+    listener: Listener,
+    stop: CancellationToken,
+    limit: Arc<ConnectionLimit>,
+    serve: impl FnMut(Connection<PlainStream>),
+) {
+    let addr = listener.addr();
+    if let Err(error) = listener.accept_until(stop, limit, serve).await {
+        tracing::error!(%error, listener = %addr, "cannot wait for connections");
     }
 }
 
@@ -216,6 +231,7 @@ fn parts(
     dir: &Path,
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
+    legs: &TaskTracker,
 ) -> Result<Parts, KeyError> {
     let ring = KeyRing::from_read(read_key(config, dir)?, dir)?;
     Ok(Parts {
@@ -225,6 +241,7 @@ fn parts(
         room: WaitingRoom::new(config.pairing.clone(), Arc::clone(metrics)),
         relays: ActiveRelays::new(shutdown.hard().clone(), Arc::clone(metrics)),
         limits: Arc::new(config.relay.clone()),
+        legs: legs.clone(),
     })
 }
 
@@ -240,6 +257,7 @@ fn front_door(
         metrics: Arc::clone(&parts.metrics),
         draining: parts.draining.clone(),
         max_first_frame: config.front_door.max_first_frame.get(),
+        legs: parts.legs.clone(),
     };
     let upgrades = Upgrades { entrance: entrance.clone(), tracker: legs.clone(), timeout };
     let with_admin = config.admin.listen.is_empty();
@@ -255,15 +273,16 @@ fn serve_admin(
     router: &Router,
     patience: Duration,
     shutdown: &Shutdown,
-) -> impl Fn(Connection) + use<> {
+) -> impl Fn(Connection<PlainStream>) + use<> {
     let (router, shutdown) = (router.clone(), shutdown.clone());
-    move |connection: Connection| {
+    move |connection: Connection<PlainStream>| {
         let accepted = Instant::now();
         let deadline = accepted + patience;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
         let (router, stop) = (router.clone(), shutdown.hard().clone());
         shutdown.tracker().spawn(async move {
             let head = bytes::Bytes::new();
+            let Ok(connection) = connection.map_socket(TcpStream::from_std) else { return };
             // The front door's figures are about its clients; who comes here is the operator's.
             if let Err(fault) =
                 http::serve(connection, head, router, arrival, patience, &stop).await

@@ -14,7 +14,7 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
