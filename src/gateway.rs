@@ -32,6 +32,7 @@ use crate::{
         registry::ActiveRelays,
     },
     shutdown::Shutdown,
+    telemetry,
 };
 
 /// How often rates are taken.
@@ -174,6 +175,7 @@ impl Gateway {
         let soft = shutdown.soft().clone();
         tracker.spawn(async move { room.sweep_until(soft).await });
         tracker.spawn(sample(
+            Arc::clone(&admin.parts.metrics),
             Arc::clone(&admin.parts.relays),
             Arc::clone(&admin.exposition),
             shutdown.clone(),
@@ -293,7 +295,12 @@ fn serve_admin(
     }
 }
 
-async fn sample(relays: Arc<ActiveRelays>, exposition: Arc<Exposition>, shutdown: Shutdown) {
+async fn sample(
+    metrics: Arc<Metrics>,
+    relays: Arc<ActiveRelays>,
+    exposition: Arc<Exposition>,
+    shutdown: Shutdown,
+) {
     let mut ticks = interval(SAMPLE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
@@ -302,6 +309,7 @@ async fn sample(relays: Arc<ActiveRelays>, exposition: Arc<Exposition>, shutdown
             return;
         }
         relays.sample(last.elapsed());
+        metrics.log_lines_lost.absolute(telemetry::lost());
         last = Instant::now();
         if round.is_multiple_of(UPKEEP_EVERY) {
             exposition.upkeep();

@@ -9,7 +9,7 @@ use crate::{config::Loaded, gateway::Gateway, telemetry};
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let Loaded { config, warnings, .. } = settings.load()?;
-    telemetry::start(&config.log)?;
+    let _logging = telemetry::start(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
