@@ -19,6 +19,7 @@ mod rules;
 mod schema;
 mod setting;
 mod shutdown;
+mod threads;
 mod toml_file;
 mod units;
 
@@ -37,6 +38,7 @@ pub use self::{
     problem::{Origin, Problem, Problems},
     relay::RelayConfig,
     shutdown::ShutdownConfig,
+    threads::ThreadsConfig,
     units::{Duration, Secret, Size},
 };
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// Logging.
     pub log: LogConfig,
+    /// Which threads there are.
+    pub threads: ThreadsConfig,
     /// The way down.
     pub shutdown: ShutdownConfig,
 }
@@ -80,6 +84,7 @@ impl Default for Config {
             relay: RelayConfig::default(),
             admin: AdminConfig::default(),
             log: LogConfig::default(),
+            threads: ThreadsConfig::default(),
             shutdown: ShutdownConfig::default(),
         }
     }
@@ -101,6 +106,7 @@ impl Config {
         self.relay.validate(rules);
         self.admin.validate(rules);
         self.log.validate(rules);
+        self.threads.validate(rules);
         self.shutdown.validate(rules);
     }
 }

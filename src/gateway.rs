@@ -1,6 +1,8 @@
 //! The composition root: everything is made and plugged together here, and run until it has
 //! drained.
 
+mod light;
+
 use std::{
     io,
     net::SocketAddr,
@@ -16,8 +18,9 @@ use tokio::{
     net::TcpStream,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
+use self::light::{Light, accept};
 use crate::{
     config::{Config, Secret},
     front_door::FrontDoor,
@@ -90,6 +93,8 @@ const MIN_TOKEN: usize = 16;
 /// A relay that listens, and runs once it is told to.
 pub struct Gateway {
     listeners: Vec<Listener>,
+    /// The same for each further thread of the light plane.
+    shared: Vec<Vec<Listener>>,
     admin_listeners: Vec<Listener>,
     door: Arc<FrontDoor>,
     admin_router: Router,
@@ -118,6 +123,9 @@ impl Gateway {
             addrs.iter().map(|&addr| Listener::bind(addr, keepalive)).collect()
         };
         let (listeners, admin_listeners) = (bind(&config.listen)?, bind(&config.admin.listen)?);
+        let further = 1..config.threads.light();
+        let shared: Result<_, _> =
+            further.map(|_| listeners.iter().map(Listener::share).collect()).collect();
         let connections = ConnectionLimit::new(max_connections(&config), Arc::clone(&metrics));
         let admin = Arc::new(AdminState {
             parts: parts.clone(),
@@ -130,6 +138,7 @@ impl Gateway {
         let door = front_door(&config, &parts, &admin, &legs);
         Ok(Self {
             listeners,
+            shared: shared?,
             admin_listeners,
             door: Arc::new(door),
             admin_router: http::admin_only(&admin),
@@ -168,8 +177,7 @@ impl Gateway {
 
     /// Serves until it is told to drain, and has.
     pub async fn run(self) {
-        let Self { listeners, admin_listeners, door, admin_router, admin, shutdown, legs, .. } =
-            self;
+        let Self { listeners, shared, admin_listeners, door, admin, shutdown, legs, .. } = self;
         let tracker = shutdown.tracker();
         let room = Arc::clone(&admin.parts.room);
         let soft = shutdown.soft().clone();
@@ -180,17 +188,22 @@ impl Gateway {
             Arc::clone(&admin.exposition),
             shutdown.clone(),
         ));
-        for listener in listeners {
-            let door = Arc::clone(&door);
-            let mut entrance = door.entrance.clone();
-            let serve = move |connection| door.open(&mut entrance, connection);
-            let limit = Arc::clone(&admin.connections);
-            tracker.spawn(accept(listener, shutdown.soft().clone(), limit, serve));
+        let light = Light {
+            door: Arc::clone(&door),
+            connections: Arc::clone(&admin.connections),
+            shutdown: shutdown.clone(),
+            legs: legs.clone(),
+        };
+        light.accept(listeners);
+        for (index, listeners) in shared.into_iter().enumerate() {
+            if let Err(error) = light.start(index + 1, listeners, FAREWELL) {
+                tracing::error!(%error, "a thread of the light plane does not start: the others serve");
+            }
         }
         for listener in admin_listeners {
             // Until the very end: somebody may want to see how the drain goes.
             let stop = shutdown.hard().clone();
-            let serve = serve_admin(&admin_router, door.timeout, &shutdown);
+            let serve = serve_admin(&self.admin_router, door.timeout, &shutdown);
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
             tracker.spawn(accept(listener, stop, limit, serve));
         }
@@ -201,19 +214,6 @@ impl Gateway {
         tracker.close();
         // Those that are cut short say so; what does not end by itself ends with the runtime.
         let _ = timeout(FAREWELL, async { tokio::join!(legs.wait(), tracker.wait()) }).await;
-    }
-}
-
-/// Accepts until `stop` is cancelled.
-async fn accept(
-    listener: Listener,
-    stop: CancellationToken,
-    limit: Arc<ConnectionLimit>,
-    serve: impl FnMut(Connection<PlainStream>),
-) {
-    let addr = listener.addr();
-    if let Err(error) = listener.accept_until(stop, limit, serve).await {
-        tracing::error!(%error, listener = %addr, "cannot wait for connections");
     }
 }
 
