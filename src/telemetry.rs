@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt as _, registry,
+    util::SubscriberInitExt as _,
 };
 
 pub use self::lines::lost;
@@ -51,13 +52,16 @@ pub fn start(config: &LogConfig) -> Result<Logging, TelemetryError> {
     let lines = Lines::start(io::stdout())?;
     let layer = fmt::layer().with_target(false).with_writer(lines.clone());
     match config.format {
-        LogFormat::Pretty if io::stdout().is_terminal() => install(config, layer.with_ansi(true))?,
+        LogFormat::Pretty if io::stdout().is_terminal() => {
+            install(config, layer.with_ansi(true), Spans::Left)?;
+        }
         LogFormat::Pretty => {
-            install(config, layer.with_ansi(false).event_format(Plain).fmt_fields(Plain))?;
+            let plain = layer.with_ansi(false).event_format(Plain).fmt_fields(Plain);
+            install(config, plain, Spans::Left)?;
         }
         LogFormat::Json => {
-            let json = layer.json().flatten_event(true);
-            install(config, json.with_current_span(true).with_span_list(false))?;
+            let json = layer.json().flatten_event(true).with_current_span(true);
+            install(config, json.with_span_list(false), Spans::Kept)?;
         }
     }
     let flushed = lines.clone();
@@ -69,14 +73,28 @@ pub fn start(config: &LogConfig) -> Result<Logging, TelemetryError> {
     Ok(Logging(lines))
 }
 
-fn install<L>(config: &LogConfig, layer: L) -> Result<(), TelemetryError>
+/// Whether a line says what span it stands in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spans {
+    Kept,
+    /// Its own words say the same; a span for each line costs more than the line.
+    Left,
+}
+
+fn install<L>(config: &LogConfig, layer: L, spans: Spans) -> Result<(), TelemetryError>
 where
-    L: Layer<tracing_subscriber::Registry> + Send + Sync,
+    L: Layer<Registry> + Send + Sync,
 {
-    let lines = tracing_subscriber::registry().with(layer);
-    // A plain level costs nothing to look up; directives are asked at every span.
+    let lines = registry().with(layer);
     match config.level.parse::<LevelFilter>() {
-        Ok(level) => lines.with(level).try_init()?,
+        // Decided once for each place that logs. Directives are asked at every span, and may be
+        // about spans.
+        Ok(level) => {
+            let counts = move |what: &Metadata<'_>| {
+                *what.level() <= level && (spans == Spans::Kept || what.is_event())
+            };
+            lines.with(filter_fn(counts).with_max_level_hint(level)).try_init()?;
+        }
         Err(_) => lines.with(EnvFilter::try_new(&config.level)?).try_init()?,
     }
     Ok(())
