@@ -60,12 +60,12 @@ pub struct Config {
     pub pairing: PairingConfig,
     /// Paired legs.
     pub relay: RelayConfig,
-    /// Threads.
-    pub threads: ThreadsConfig,
     /// The admin API and metrics.
     pub admin: AdminConfig,
     /// Logging.
     pub log: LogConfig,
+    /// Which threads there are.
+    pub threads: ThreadsConfig,
     /// The way down.
     pub shutdown: ShutdownConfig,
 }

@@ -2,6 +2,7 @@
 //! or to hyper. Whatever is neither is closed with nothing sent.
 
 use std::{
+    io::Read as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,17 +12,23 @@ use std::{
 
 use axum::Router;
 use bytes::BytesMut;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     http,
     net::{
-        listener::Connection,
-        sniff::{Protocol, sniff},
+        listener::{Connection, PlainStream},
+        sniff::{Protocol, identify, sniff},
     },
     relay::entrance::{Arrival, Entrance},
     wire::Transport,
 };
+
+/// Room for a client's usual first message, which is a few hundred bytes.
+const FIRST_READ: usize = 1024;
 
 /// What every listener of the front door shares.
 pub struct FrontDoor {
@@ -36,28 +43,77 @@ pub struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// Serves one connection to its end, or until it is a leg that waits.
-    pub async fn serve(self: Arc<Self>, mut connection: Connection) {
+    /// Leads a new connection as far as what it has sent by now allows, without waiting. Most
+    /// legs send their first message with the connection, and are through with this; whoever has
+    /// to be waited for gets a task.
+    ///
+    /// `entrance` is the caller's own, so that a leg need not copy one.
+    pub fn open(self: &Arc<Self>, entrance: &mut Entrance, connection: Connection<PlainStream>) {
         let accepted = Instant::now();
         let deadline = accepted + self.timeout;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
-        let mut head = BytesMut::new();
+        let mut first = [0; FIRST_READ];
+        let head = match (&connection.socket).read(&mut first) {
+            Ok(0) => return self.hung_up(&[], arrival),
+            Ok(len) => &first[..len],
+            // Nothing yet, or a fault that the next read will find too.
+            Err(_) => &[],
+        };
+        let waits = match identify(head) {
+            Some(Protocol::Relay) => entrance.enter_at_once(connection, head, arrival),
+            Some(Protocol::Http) | None => Some(connection),
+            Some(strange) => return self.turn_away(strange, arrival),
+        };
+        if let Some(connection) = waits {
+            entrance.legs.spawn(Arc::clone(self).serve(connection, head.into(), arrival));
+        }
+    }
+
+    /// Serves a connection that has sent `head` until it is none of the door's any more.
+    async fn serve(
+        self: Arc<Self>,
+        connection: Connection<PlainStream>,
+        mut head: BytesMut,
+        arrival: Arrival,
+    ) {
+        let mut connection = match connection.map_socket(TcpStream::from_std) {
+            Ok(connection) => connection,
+            Err(fault) => return self.entrance.refuse(arrival.peer, "io", &fault),
+        };
         // Boxed as the rest is, so that a connection's task has room for where it is and no more.
         let sniffed = Box::pin(self.sniff(&mut connection, &mut head, arrival)).await;
         let Some(protocol) = sniffed else { return };
-        self.entrance.metrics.connection(protocol.label());
         match protocol {
             Protocol::Relay => {
+                self.entrance.metrics.connection(protocol.label());
                 let entrance = self.entrance.clone();
-                drop(self);
                 Box::pin(entrance.enter(connection, head, Transport::Tcp, arrival)).await;
             }
-            Protocol::Http => Box::pin(self.http(connection, head, arrival)).await,
-            Protocol::Tls => self.hint_at_tls(arrival),
-            Protocol::Unknown => {
-                let reason = "its first bytes are no protocol of ours";
-                self.entrance.refuse(arrival.peer, "unknown_protocol", &reason);
+            Protocol::Http => {
+                self.entrance.metrics.connection(protocol.label());
+                Box::pin(self.http(connection, head, arrival)).await;
             }
+            strange => self.turn_away(strange, arrival),
+        }
+    }
+
+    /// Closes a connection that speaks what the relay does not.
+    fn turn_away(&self, protocol: Protocol, arrival: Arrival) {
+        self.entrance.metrics.connection(protocol.label());
+        if protocol == Protocol::Tls {
+            return self.hint_at_tls(arrival);
+        }
+        let reason = "its first bytes are no protocol of ours";
+        self.entrance.refuse(arrival.peer, "unknown_protocol", &reason);
+    }
+
+    fn hung_up(&self, head: &[u8], arrival: Arrival) {
+        if head.is_empty() {
+            // Somebody looked whether a relay is there: hbbs does, every few seconds.
+            self.entrance.metrics.connection("none");
+        } else {
+            let reason = "it hung up before its first message";
+            self.entrance.refuse(arrival.peer, "hung_up", &reason);
         }
     }
 
@@ -71,12 +127,10 @@ impl FrontDoor {
         let sniffed = self.entrance.draining.run_until_cancelled(bounded).await;
         let (label, reason) = match sniffed {
             Some(Ok(Ok(Some(protocol)))) => return Some(protocol),
-            Some(Ok(Ok(None))) if head.is_empty() => {
-                // Somebody looked whether a relay is there: hbbs does, every few seconds.
-                self.entrance.metrics.connection("none");
+            Some(Ok(Ok(None))) => {
+                self.hung_up(head, arrival);
                 return None;
             }
-            Some(Ok(Ok(None))) => ("hung_up", "it hung up before its first message"),
             Some(Ok(Err(_))) => ("io", "the connection failed"),
             Some(Err(_)) if head.is_empty() => ("silent", "it said nothing"),
             Some(Err(_)) => ("timeout", "its first bytes took too long"),

@@ -1,6 +1,8 @@
 //! The composition root: everything is made and plugged together here, and run until it has
 //! drained.
 
+mod light;
+
 use std::{
     io,
     net::SocketAddr,
@@ -12,16 +14,20 @@ use std::{
 use axum::Router;
 use jiff::Timestamp;
 use metrics_exporter_prometheus::BuildError;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
 use tokio_util::task::TaskTracker;
 
+use self::light::{Light, accept};
 use crate::{
     config::{Config, Secret},
     front_door::FrontDoor,
     http::{self, AdminState, BearerToken, Upgrades},
     key::{KeyError, KeyRing, KeySetting, RelayKey},
     metrics::{self, Exposition, Metrics},
-    net::listener::{Connection, ConnectionLimit, ListenError, Listener},
+    net::listener::{Connection, ConnectionLimit, ListenError, Listener, PlainStream},
     relay::{
         self, Parts,
         entrance::{Arrival, Entrance},
@@ -30,6 +36,7 @@ use crate::{
         registry::ActiveRelays,
     },
     shutdown::Shutdown,
+    telemetry,
 };
 
 /// How often rates are taken.
@@ -87,6 +94,8 @@ const MIN_TOKEN: usize = 16;
 /// A relay that listens, and runs once it is told to.
 pub struct Gateway {
     listeners: Vec<Listener>,
+    /// The same for each further thread of the light plane.
+    shared: Vec<Vec<Listener>>,
     admin_listeners: Vec<Listener>,
     door: Arc<FrontDoor>,
     admin_router: Router,
@@ -107,13 +116,17 @@ impl Gateway {
         let (metrics, exposition) = metrics::start()?;
         let metrics = Arc::new(metrics);
         let shutdown = Shutdown::default();
-        let parts = parts(&config, dir, &metrics, &shutdown)?;
+        let legs = TaskTracker::new();
+        let parts = parts(&config, dir, &metrics, &shutdown, &legs)?;
         let (token, generated_token) = admin_token(&config, dir)?;
         let bind = |addrs: &[SocketAddr]| -> Result<Vec<_>, ListenError> {
             let keepalive = config.relay.keepalive.get();
             addrs.iter().map(|&addr| Listener::bind(addr, keepalive)).collect()
         };
         let (listeners, admin_listeners) = (bind(&config.listen)?, bind(&config.admin.listen)?);
+        let further = 1..config.threads.light();
+        let shared: Result<_, _> =
+            further.map(|_| listeners.iter().map(Listener::share).collect()).collect();
         let connections = ConnectionLimit::new(max_connections(&config), Arc::clone(&metrics));
         let admin = Arc::new(AdminState {
             parts: parts.clone(),
@@ -123,10 +136,10 @@ impl Gateway {
             started: Timestamp::now(),
             since: Instant::now(),
         });
-        let legs = TaskTracker::new();
         let door = front_door(&config, &parts, &admin, &legs);
         Ok(Self {
             listeners,
+            shared: shared?,
             admin_listeners,
             door: Arc::new(door),
             admin_router: http::admin_only(&admin),
@@ -165,31 +178,35 @@ impl Gateway {
 
     /// Serves until it is told to drain, and has.
     pub async fn run(self) {
-        let Self { listeners, admin_listeners, door, admin_router, admin, shutdown, legs, .. } =
-            self;
+        let Self { listeners, shared, admin_listeners, door, admin, shutdown, legs, .. } = self;
         let tracker = shutdown.tracker();
         let room = Arc::clone(&admin.parts.room);
         let soft = shutdown.soft().clone();
         tracker.spawn(async move { room.sweep_until(soft).await });
         tracker.spawn(sample(
+            Arc::clone(&admin.parts.metrics),
             Arc::clone(&admin.parts.relays),
             Arc::clone(&admin.exposition),
             shutdown.clone(),
         ));
-        for listener in listeners {
-            let (door, legs) = (Arc::clone(&door), legs.clone());
-            let serve = move |connection| {
-                legs.spawn(Arc::clone(&door).serve(connection));
-            };
-            let limit = Arc::clone(&admin.connections);
-            tracker.spawn(listener.accept_until(shutdown.soft().clone(), limit, serve));
+        let light = Light {
+            door: Arc::clone(&door),
+            connections: Arc::clone(&admin.connections),
+            shutdown: shutdown.clone(),
+            legs: legs.clone(),
+        };
+        light.accept(listeners);
+        for (index, listeners) in shared.into_iter().enumerate() {
+            if let Err(error) = light.start(index + 1, listeners, FAREWELL) {
+                tracing::error!(%error, "a thread of the light plane does not start: the others serve");
+            }
         }
         for listener in admin_listeners {
             // Until the very end: somebody may want to see how the drain goes.
             let stop = shutdown.hard().clone();
-            let serve = serve_admin(&admin_router, door.timeout, &shutdown);
+            let serve = serve_admin(&self.admin_router, door.timeout, &shutdown);
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
-            tracker.spawn(listener.accept_until(stop, limit, serve));
+            tracker.spawn(accept(listener, stop, limit, serve));
         }
         shutdown.soft().cancelled().await;
         legs.close();
@@ -217,6 +234,7 @@ fn parts(
     dir: &Path,
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
+    legs: &TaskTracker,
 ) -> Result<Parts, KeyError> {
     let ring = KeyRing::from_read(read_key(config, dir)?, dir)?;
     Ok(Parts {
@@ -227,6 +245,7 @@ fn parts(
         relays: ActiveRelays::new(shutdown.hard().clone(), Arc::clone(metrics)),
         limits: Arc::new(config.relay.clone()),
         bulk: BulkPlane::new(&config.threads),
+        legs: legs.clone(),
     })
 }
 
@@ -242,6 +261,7 @@ fn front_door(
         metrics: Arc::clone(&parts.metrics),
         draining: parts.draining.clone(),
         max_first_frame: config.front_door.max_first_frame.get(),
+        legs: parts.legs.clone(),
     };
     let upgrades = Upgrades { entrance: entrance.clone(), tracker: legs.clone(), timeout };
     let with_admin = config.admin.listen.is_empty();
@@ -257,15 +277,16 @@ fn serve_admin(
     router: &Router,
     patience: Duration,
     shutdown: &Shutdown,
-) -> impl Fn(Connection) + use<> {
+) -> impl Fn(Connection<PlainStream>) + use<> {
     let (router, shutdown) = (router.clone(), shutdown.clone());
-    move |connection: Connection| {
+    move |connection: Connection<PlainStream>| {
         let accepted = Instant::now();
         let deadline = accepted + patience;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
         let (router, stop) = (router.clone(), shutdown.hard().clone());
         shutdown.tracker().spawn(async move {
             let head = bytes::Bytes::new();
+            let Ok(connection) = connection.map_socket(TcpStream::from_std) else { return };
             // The front door's figures are about its clients; who comes here is the operator's.
             if let Err(fault) =
                 http::serve(connection, head, router, arrival, patience, &stop).await
@@ -276,7 +297,12 @@ fn serve_admin(
     }
 }
 
-async fn sample(relays: Arc<ActiveRelays>, exposition: Arc<Exposition>, shutdown: Shutdown) {
+async fn sample(
+    metrics: Arc<Metrics>,
+    relays: Arc<ActiveRelays>,
+    exposition: Arc<Exposition>,
+    shutdown: Shutdown,
+) {
     let mut ticks = interval(SAMPLE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
@@ -285,6 +311,7 @@ async fn sample(relays: Arc<ActiveRelays>, exposition: Arc<Exposition>, shutdown
             return;
         }
         relays.sample(last.elapsed());
+        metrics.log_lines_lost.absolute(telemetry::lost());
         last = Instant::now();
         if round.is_multiple_of(UPKEEP_EVERY) {
             exposition.upkeep();

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub connections_open: Gauge,
     /// Accept calls that failed.
     pub accept_errors: Counter,
+    /// Log lines that were dropped since the start.
+    pub log_lines_lost: Counter,
     /// Legs waiting now.
     pub waiting: Gauge,
     /// From accept to a complete first message, in seconds.
@@ -138,6 +140,7 @@ impl Metrics {
         Self {
             connections_open: gauge("relay_connections_open", "Connections open now"),
             accept_errors: counter("relay_accept_errors_total", "Accept calls that failed"),
+            log_lines_lost: counter("relay_log_lines_lost_total", "Log lines nobody took in time"),
             waiting: gauge("relay_waiting_legs", "Legs that wait for their peer now"),
             first_frame: seconds(
                 "relay_first_frame_seconds",

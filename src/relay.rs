@@ -12,11 +12,8 @@ pub mod splice;
 
 use std::sync::Arc;
 
-use futures_util::{
-    FutureExt as _,
-    future::{Either, ready},
-};
-use tokio_util::sync::CancellationToken;
+use futures_util::future::{Ready, ready};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use self::{
@@ -54,11 +51,13 @@ pub struct Parts {
     pub limits: Arc<RelayConfig>,
     /// The threads for those that move much.
     pub bulk: Arc<BulkPlane>,
+    /// Every relay is a task on it.
+    pub legs: TaskTracker,
 }
 
 /// Puts the stack together.
 pub fn stack(parts: &Parts) -> RelayStack {
-    let Parts { metrics, draining, ring, room, relays, limits, bulk } = parts.clone();
+    let Parts { metrics, draining, ring, room, relays, limits, bulk, legs } = parts.clone();
     let pipes = Pipes::new(if limits.kernel_splice { pipes::MOST } else { 0 });
     let splicer = Splicer { registry: relays, limits, pipes, bulk };
     BoxCloneSyncService::new(
@@ -66,32 +65,41 @@ pub fn stack(parts: &Parts) -> RelayStack {
             .layer(RecordLayer::new(metrics))
             .layer(AdmissionLayer::new(draining))
             .layer(RequireKeyLayer::new(ring))
-            .and_then(move |matched| splice(&splicer, matched))
+            .and_then(move |matched| splice(&splicer, &legs, matched))
             .service(Pairing::new(room)),
     )
 }
 
+/// A pair gets a task of its own, on the thread that its second leg came to: what led it here is
+/// over, and keeps no memory while they are relayed.
 fn splice(
     splicer: &Splicer,
+    legs: &TaskTracker,
     matched: Match,
-) -> impl Future<Output = Result<Outcome, RelayError>> + Send + use<> {
-    match matched {
-        Match::Parked => Either::Left(ready(Ok(Outcome::Parked))),
-        Match::Paired(paired) => Either::Right(splicer.splice(*paired).map(Ok)),
-    }
+) -> Ready<Result<Outcome, RelayError>> {
+    ready(Ok(match matched {
+        Match::Parked => Outcome::Parked,
+        Match::Paired(paired) => {
+            legs.spawn(splicer.splice(*paired));
+            Outcome::Relayed
+        }
+    }))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use std::net::Ipv4Addr;
 
-    use bytes::BytesMut;
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::{entrance::Entrance, *};
+    use super::{request::Paired, *};
     use crate::{
         metrics,
-        net::{first_message, listener::ConnectionLimit},
+        net::{
+            first_message,
+            leg::{Arriving, Leg},
+            listener::ConnectionLimit,
+        },
         wire::{
             Transport,
             rendezvous::{ConnType, request_relay},
@@ -103,25 +111,24 @@ pub(crate) mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, peer) = listener.accept().await.unwrap();
+        let socket = socket.into_std().unwrap();
         let metrics = Arc::new(metrics::start().unwrap().0);
         let connection = ConnectionLimit::new(1, metrics).admit(socket, peer).unwrap();
         let payload = request_relay(uuid, "", key, ConnType::Default);
-        let head = BytesMut::from(&crate::wire::frame::encode(&payload).unwrap()[..]);
-        let (hello, leg) = first_message::from_tcp(connection, head, 4096).await.unwrap();
+        let head = crate::wire::frame::encode(&payload).unwrap();
+        let (hello, rest) = first_message::of(&head, 4096).unwrap().unwrap();
+        let connection = connection.with_socket(Arriving::Plain);
+        let leg = Leg { connection, transport: Transport::Tcp, early: head[rest..].into() };
         (RelayRequest { hello, leg }, client)
     }
 
-    /// An idle relay is mostly its futures: what one grows by, thousands of relays pay.
+    /// An idle relay is mostly its future: what it grows by, thousands of relays pay.
     #[test]
-    fn the_futures_of_a_relay_are_small() {
+    fn the_future_of_a_relay_is_small() {
         fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
             size_of::<F>()
         }
-        let relayed = size(|(splicer, matched): (Splicer, Match)| splice(&splicer, matched));
-        let entered = size(|(entrance, connection, head, arrival): (Entrance, _, BytesMut, _)| {
-            entrance.enter(connection, head, Transport::Tcp, arrival)
-        });
+        let relayed = size(|(splicer, paired): (Splicer, Paired)| splicer.splice(paired));
         assert!(relayed <= 1024, "splice: {relayed} bytes");
-        assert!(entered <= 1024, "entrance: {entered} bytes");
     }
 }

@@ -9,12 +9,12 @@ use crate::{config::Loaded, gateway::Gateway, telemetry};
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let Loaded { config, warnings, .. } = settings.load()?;
-    telemetry::start(&config.log)?;
+    let _logging = telemetry::start(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

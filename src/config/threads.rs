@@ -6,13 +6,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::rules::Rules;
 
+/// Beyond this, threads that accept from one listener are only in each other's way.
+const MOST_LIGHT: usize = 64;
+
 /// More than any machine has cores.
-const MOST: usize = 1024;
+const MOST_BULK: usize = 1024;
 
 /// The `[threads]` section.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ThreadsConfig {
+    /// Threads that accept, pair and relay.
+    pub light: ThreadCount,
     /// Threads to which relays that move in bulk are moved. 0: none, every relay stays where it
     /// began.
     pub bulk: ThreadCount,
@@ -31,16 +36,21 @@ pub enum ThreadCount {
 
 impl Default for ThreadsConfig {
     fn default() -> Self {
-        Self { bulk: ThreadCount::Auto, bulk_niceness: 5 }
+        Self { light: ThreadCount::Auto, bulk: ThreadCount::Auto, bulk_niceness: 5 }
     }
 }
 
 impl ThreadsConfig {
     pub(super) fn validate(&self, rules: &mut Rules) {
         rules.require(
-            self.bulk.get() <= MOST,
+            (1..=MOST_LIGHT).contains(&self.light()),
+            &["threads.light"],
+            format!("found {}, expected 1 to {MOST_LIGHT} or \"auto\"", self.light),
+        );
+        rules.require(
+            self.bulk() <= MOST_BULK,
             &["threads.bulk"],
-            format!("found {}, expected at most {MOST}", self.bulk),
+            format!("found {}, expected at most {MOST_BULK} or \"auto\"", self.bulk),
         );
         rules.require(
             (0..=19).contains(&self.bulk_niceness),
@@ -48,16 +58,30 @@ impl ThreadsConfig {
             format!("found {}, expected 0 to 19", self.bulk_niceness),
         );
     }
+
+    /// How many threads accept, pair and relay: one for every two cores unless configured, since
+    /// half of what such a thread costs is the kernel's work for the network beside it.
+    pub fn light(&self) -> usize {
+        self.light.or((cores() / 2).clamp(1, MOST_LIGHT))
+    }
+
+    /// How many threads relay what moves in bulk: one a core unless configured.
+    pub fn bulk(&self) -> usize {
+        self.bulk.or(cores())
+    }
 }
 
 impl ThreadCount {
-    /// How many that is here; `auto` is one a core.
-    pub fn get(self) -> usize {
+    const fn or(self, auto: usize) -> usize {
         match self {
-            Self::Auto => available_parallelism().map_or(1, NonZero::get),
+            Self::Auto => auto,
             Self::Exactly(count) => count,
         }
     }
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, NonZero::get)
 }
 
 impl fmt::Display for ThreadCount {

@@ -53,6 +53,21 @@ impl FirstMessageError {
     }
 }
 
+/// The first message of a TCP leg, if `head` has the whole of it, and where what follows begins.
+///
+/// # Errors
+/// When it is longer than `max`, or anything but a relay request.
+pub fn of(head: &[u8], max: usize) -> Result<Option<(Hello, usize)>, FirstMessageError> {
+    let Some(header) = FrameHeader::parse(head) else { return Ok(None) };
+    let len = header.payload_len();
+    if len > max {
+        return Err(FrameTooLong { len, max }.into());
+    }
+    let end = header.header_len() + len;
+    let Some(payload) = head.get(header.header_len()..end) else { return Ok(None) };
+    Ok(Some((Hello::parse(payload)?, end)))
+}
+
 /// Reads one frame of at most `max` bytes, `head` first.
 ///
 /// # Errors
@@ -62,24 +77,13 @@ pub async fn from_tcp(
     mut head: BytesMut,
     max: usize,
 ) -> Result<(Hello, Leg), FirstMessageError> {
-    let whole = loop {
-        if let Some(header) = FrameHeader::parse(&head) {
-            let len = header.payload_len();
-            if len > max {
-                return Err(FrameTooLong { len, max }.into());
-            }
-            let whole = header.header_len() + len;
-            if head.len() >= whole {
-                head.advance(header.header_len());
-                break len;
-            }
-            head.reserve(whole - head.len());
+    loop {
+        if let Some((hello, end)) = of(&head, max)? {
+            let early = head[end..].into();
+            return Ok((hello, Leg { connection, transport: Transport::Tcp, early }));
         }
         read_more(&mut connection, &mut head).await?;
-    };
-    let hello = Hello::parse(&head[..whole])?;
-    let early = head[whole..].into();
-    Ok((hello, Leg { connection, transport: Transport::Tcp, early }))
+    }
 }
 
 /// Reads one message of at most `max` bytes, `head` first. Text will do, fragments too.

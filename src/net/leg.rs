@@ -1,5 +1,5 @@
-//! A leg: a connection that has said who it is. Awake it belongs to a task; parked it is a plain
-//! socket that costs a descriptor and an entry in the waiting room.
+//! A leg: a connection that has said who it is. Awake its socket is on a runtime, and it belongs
+//! to a task; parked it is a plain socket that costs a descriptor and an entry in the waiting room.
 
 use std::{io, net::SocketAddr};
 
@@ -10,14 +10,14 @@ use rustix::{
 };
 use tokio::net::TcpStream;
 
-use super::listener::{Connection, ConnectionPermit};
+use super::listener::{Connection, PlainStream};
 use crate::wire::{Event, Transport, websocket};
 
-/// A leg that a task owns.
+/// A leg; one that a task owns, unless said otherwise.
 #[derive(Debug)]
-pub struct Leg {
+pub struct Leg<S = TcpStream> {
     /// Its connection.
-    pub connection: Connection,
+    pub connection: Connection<S>,
     /// How its messages travel.
     pub transport: Transport,
     /// What was read beyond its first message: its peer's, to be passed on first.
@@ -25,46 +25,67 @@ pub struct Leg {
 }
 
 /// A leg without a task. Its socket is not watched; [`gone`] and [`ParkedLeg::is_alive`] look.
+pub type ParkedLeg = Leg<PlainStream>;
+
+/// The socket of a leg that arrives: it is on the runtime only if its first message had to be
+/// waited for.
 #[derive(Debug)]
-pub struct ParkedLeg {
-    socket: std::net::TcpStream,
-    peer: SocketAddr,
-    permit: ConnectionPermit,
-    transport: Transport,
-    early: Box<[u8]>,
+pub enum Arriving {
+    /// It is not.
+    Plain(PlainStream),
+    /// It is.
+    Watched(TcpStream),
 }
 
-impl Leg {
-    /// Takes the leg's socket off the runtime.
+impl<S> Leg<S> {
+    /// The same leg, its socket wrapped.
+    pub fn with_socket<T>(self, wrap: impl FnOnce(S) -> T) -> Leg<T> {
+        let Self { connection, transport, early } = self;
+        Leg { connection: connection.with_socket(wrap), transport, early }
+    }
+
+    fn map_socket<T>(self, change: impl FnOnce(S) -> io::Result<T>) -> io::Result<Leg<T>> {
+        let Self { connection, transport, early } = self;
+        Ok(Leg { connection: connection.map_socket(change)?, transport, early })
+    }
+}
+
+impl Leg<Arriving> {
+    /// The leg off the runtime.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn park(self) -> io::Result<ParkedLeg> {
-        let Connection { socket, peer, permit } = self.connection;
-        let socket = socket.into_std()?;
-        Ok(ParkedLeg { socket, peer, permit, transport: self.transport, early: self.early })
+        self.map_socket(|socket| match socket {
+            Arriving::Plain(socket) => Ok(socket),
+            Arriving::Watched(socket) => socket.into_std(),
+        })
     }
-}
 
-impl ParkedLeg {
-    /// Puts the leg's socket on the runtime again.
+    /// The leg on this thread's runtime.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn wake(self) -> io::Result<Leg> {
-        let socket = TcpStream::from_std(self.socket)?;
-        let connection = Connection { socket, peer: self.peer, permit: self.permit };
-        Ok(Leg { connection, transport: self.transport, early: self.early })
+        self.map_socket(|socket| match socket {
+            Arriving::Plain(socket) => TcpStream::from_std(socket),
+            Arriving::Watched(socket) => Ok(socket),
+        })
+    }
+}
+
+impl ParkedLeg {
+    /// Puts the leg's socket on this thread's runtime.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn wake(self) -> io::Result<Leg> {
+        self.map_socket(TcpStream::from_std)
     }
 
     /// Who it is.
     pub const fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// How its messages travel.
-    pub const fn transport(&self) -> Transport {
-        self.transport
+        self.connection.peer
     }
 
     /// Whether the peer is still there. A WebSocket's Ping is answered on the way, its Close too.
@@ -83,7 +104,7 @@ impl ParkedLeg {
             Transport::Tcp => HANG_UP,
             Transport::WebSocket => HANG_UP | PollFlags::IN,
         };
-        PollFd::new(&self.socket, flags)
+        PollFd::new(&self.connection.socket, flags)
     }
 
     fn survives(&self, seen: PollFlags) -> bool {
@@ -91,7 +112,7 @@ impl ParkedLeg {
             return false;
         }
         match self.transport {
-            Transport::Tcp => !is_at_end(&self.socket),
+            Transport::Tcp => !is_at_end(&self.connection.socket),
             Transport::WebSocket => {
                 self.early.is_empty().then(|| self.answer_control()) != Some(false)
             }
@@ -103,7 +124,8 @@ impl ParkedLeg {
     fn answer_control(&self) -> bool {
         for _ in 0..MAX_CONTROL_FRAMES {
             let mut head = [0; MAX_CONTROL_FRAME];
-            let Ok((_, seen)) = recv(&self.socket, &mut head[..], RecvFlags::PEEK | DONTWAIT)
+            let Ok((_, seen)) =
+                recv(&self.connection.socket, &mut head[..], RecvFlags::PEEK | DONTWAIT)
             else {
                 // Nothing there. Were it an error, poll would have said so.
                 return true;
@@ -112,9 +134,10 @@ impl ParkedLeg {
                 return false;
             }
             let Some((frame_len, reply, closing)) = control_at(&head[..seen]) else { return true };
-            let taken = recv(&self.socket, &mut head[..frame_len], DONTWAIT);
+            let taken = recv(&self.connection.socket, &mut head[..frame_len], DONTWAIT);
             let whole = matches!(taken, Ok((_, len)) if len == frame_len);
-            let sent = send(&self.socket, &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            let sent =
+                send(&self.connection.socket, &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
             if closing || !whole || sent.ok() != Some(reply.len()) {
                 return false;
             }
@@ -157,7 +180,7 @@ const HANG_UP_SEEN: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(Pol
 #[cfg(not(target_os = "linux"))]
 const HANG_UP_SEEN: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 
-fn is_at_end(socket: &std::net::TcpStream) -> bool {
+fn is_at_end(socket: &PlainStream) -> bool {
     let mut byte = [0; 1];
     matches!(recv(socket, &mut byte[..], RecvFlags::PEEK | DONTWAIT), Ok((_, 0)))
 }

@@ -3,9 +3,12 @@
 //! The accept loop awaits nothing but the next connection, and survives whatever accept fails
 //! with. What a connection carries is found out elsewhere.
 
+mod acceptor;
+
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,13 +17,21 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use self::acceptor::Acceptor;
 use crate::metrics::Metrics;
 
-/// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+/// A socket that no runtime knows: it costs a descriptor, and calls on it do not wait.
+pub type PlainStream = std::net::TcpStream;
+
+/// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`,
+/// which is the operator's to raise.
+const BACKLOG: i32 = i32::MAX;
+
+/// How many connections are accepted in a row before everything else on the thread has its turn.
+const BATCH: usize = 32;
 
 /// How long accepting rests after a failure such as running out of file descriptors.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -44,11 +55,11 @@ pub struct Listener {
     addr: SocketAddr,
 }
 
-/// An accepted connection, counted for as long as it lives.
+/// An accepted connection, counted for as long as it lives. Its socket is on a runtime, or plain.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection<S = TcpStream> {
     /// The socket.
-    pub socket: TcpStream,
+    pub socket: S,
     /// Who it is, an IPv4 address as such.
     pub peer: SocketAddr,
     /// Its place among the connections that may be open.
@@ -89,42 +100,93 @@ impl Listener {
         self.addr
     }
 
+    /// The same socket once more, for another thread to accept from.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn share(&self) -> Result<Self, ListenError> {
+        let socket = self.socket.try_clone();
+        let socket = socket.map_err(|source| ListenError {
+            addr: self.addr,
+            hint: hint(&source),
+            source,
+        })?;
+        Ok(Self { socket, addr: self.addr })
+    }
+
     /// Hands every connection to `serve`, which must not block, until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the listener.
     pub async fn accept_until(
         self,
         stop: CancellationToken,
         limit: Arc<ConnectionLimit>,
-        serve: impl Fn(Connection),
-    ) {
-        let mut logged: Option<Instant> = None;
+        mut serve: impl FnMut(Connection<PlainStream>),
+    ) -> io::Result<()> {
+        let acceptor = Acceptor::new(self.socket)?;
+        let mut faults = Faults { logged: None, addr: self.addr };
+        let mut stopped = pin!(stop.cancelled());
         loop {
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                accepted = self.socket.accept() => accepted,
-            };
-            match accepted {
-                Ok((socket, peer)) => {
-                    if let Some(connection) = limit.admit(socket, peer) {
-                        serve(connection);
+            for _ in 0..BATCH {
+                let accepted = tokio::select! {
+                    biased;
+                    () = &mut stopped => return Ok(()),
+                    accepted = acceptor.accept() => accepted,
+                };
+                let fault = match accepted {
+                    Ok((socket, peer)) => {
+                        limit.admit(socket, peer).into_iter().for_each(&mut serve);
+                        continue;
                     }
-                }
-                Err(error) if is_about_one_connection(&error) => {
-                    limit.metrics.accept_errors.increment(1);
-                }
-                Err(error) => {
-                    limit.metrics.accept_errors.increment(1);
-                    if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-                        logged = Some(Instant::now());
-                        tracing::error!(%error, listener = %self.addr, "cannot accept connections: retrying; if descriptors ran out, raise LimitNOFILE or ulimit -n");
-                    }
+                    Err(fault) => fault,
+                };
+                limit.metrics.accept_errors.increment(1);
+                if !is_about_one_connection(&fault) {
+                    faults.tell(&fault);
                     tokio::select! {
-                        () = stop.cancelled() => return,
+                        () = &mut stopped => return Ok(()),
                         () = tokio::time::sleep(BACK_OFF) => {}
                     }
                 }
             }
+            tokio::task::yield_now().await;
         }
+    }
+}
+
+/// What a failing accept has said, which is not to be said with every try.
+struct Faults {
+    logged: Option<Instant>,
+    addr: SocketAddr,
+}
+
+impl Faults {
+    fn tell(&mut self, error: &io::Error) {
+        if self.logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            self.logged = Some(Instant::now());
+            tracing::error!(%error, listener = %self.addr, "cannot accept connections: retrying; if descriptors ran out, raise LimitNOFILE or ulimit -n");
+        }
+    }
+}
+
+impl<S> Connection<S> {
+    /// The same connection, its socket wrapped.
+    pub fn with_socket<T>(self, wrap: impl FnOnce(S) -> T) -> Connection<T> {
+        let Self { socket, peer, permit } = self;
+        Connection { socket: wrap(socket), peer, permit }
+    }
+
+    /// The same connection by another kind of socket.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn map_socket<T>(
+        self,
+        change: impl FnOnce(S) -> io::Result<T>,
+    ) -> io::Result<Connection<T>> {
+        let Self { socket, peer, permit } = self;
+        Ok(Connection { socket: change(socket)?, peer, permit })
     }
 }
 
@@ -147,7 +209,11 @@ impl ConnectionLimit {
     }
 
     /// Counts a connection in, if there is room for it.
-    pub fn admit(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) -> Option<Connection> {
+    pub fn admit(
+        self: &Arc<Self>,
+        socket: PlainStream,
+        peer: SocketAddr,
+    ) -> Option<Connection<PlainStream>> {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         // Counted first: `permit` gives its place back also when there was none.
         let before = self.open.fetch_add(1, Ordering::Relaxed);
@@ -194,7 +260,7 @@ fn open(addr: SocketAddr, keepalive: Duration) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 const fn inherits_options() -> bool {

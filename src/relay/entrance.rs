@@ -3,17 +3,26 @@
 //! Both transports come in here, so that refusals are counted and logged in one place, and
 //! nothing is ever sent to who is refused.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Waker},
+};
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Service as _, ServiceExt as _};
 
 use super::{RelayStack, request::RelayRequest};
 use crate::{
     metrics::Metrics,
-    net::{first_message, leg::Leg, listener::Connection},
+    net::{
+        first_message,
+        leg::{Arriving, Leg},
+        listener::{Connection, PlainStream},
+    },
     wire::{Transport, rendezvous::Hello},
 };
 
@@ -28,6 +37,8 @@ pub struct Entrance {
     pub draining: CancellationToken,
     /// The largest first message, in bytes.
     pub max_first_frame: usize,
+    /// Every connection that has to be waited for is a task on it.
+    pub legs: TaskTracker,
 }
 
 /// When a connection came, and until when it may say who it is.
@@ -42,8 +53,41 @@ pub struct Arrival {
 }
 
 impl Entrance {
-    /// Reads the first message of a relay connection, `head` first, and follows the leg to its
-    /// end: until it is parked, refused, or its relay is over.
+    /// Leads a TCP leg into the stack at once, if its first message is whole in `head`: without a
+    /// task, and without its socket on a runtime. It is given back if more of it has to come.
+    pub fn enter_at_once(
+        &mut self,
+        connection: Connection<PlainStream>,
+        head: &[u8],
+        arrival: Arrival,
+    ) -> Option<Connection<PlainStream>> {
+        let mut now = Context::from_waker(Waker::noop());
+        if !self.stack.poll_ready(&mut now).is_ready() {
+            return Some(connection);
+        }
+        let (hello, end) = match first_message::of(head, self.max_first_frame) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return Some(connection),
+            Err(fault) => {
+                self.metrics.connection("relay");
+                self.refuse(arrival.peer, fault.label(), &fault);
+                return None;
+            }
+        };
+        self.metrics.connection("relay");
+        self.metrics.first_frame.record(arrival.accepted.elapsed());
+        let connection = connection.with_socket(Arriving::Plain);
+        let leg = Leg { connection, transport: Transport::Tcp, early: head[end..].into() };
+        let mut passing = self.stack.call(RelayRequest { hello, leg });
+        // A layer may have to wait; those that there are do not.
+        if (&mut passing).now_or_never().is_none() {
+            self.legs.spawn(passing);
+        }
+        None
+    }
+
+    /// Reads the first message of a relay connection, `head` first, and leads the leg into the
+    /// stack.
     pub async fn enter(
         self,
         connection: Connection,
@@ -51,9 +95,9 @@ impl Entrance {
         transport: Transport,
         arrival: Arrival,
     ) {
-        // Boxed, so that a relay's task does not keep room for what is over.
-        let said = Box::pin(self.first_message(connection, head, transport, arrival)).await;
+        let said = self.first_message(connection, head, transport, arrival).await;
         let Some((hello, leg)) = said else { return };
+        let leg = leg.with_socket(Arriving::Watched);
         self.metrics.first_frame.record(arrival.accepted.elapsed());
         // What the stack refuses, it has recorded itself.
         let _ = self.stack.oneshot(RelayRequest { hello, leg }).await;

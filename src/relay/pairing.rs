@@ -23,7 +23,7 @@ use super::request::{Match, Paired, RelayError, RelayRequest};
 use crate::{
     config::PairingConfig,
     metrics::Metrics,
-    net::leg::{Leg, ParkedLeg, gone},
+    net::leg::{ParkedLeg, gone},
     wire::{
         Transport,
         rendezvous::{ConnType, RelayUuid, Text},
@@ -122,10 +122,9 @@ impl WaitingRoom {
 
     /// Matches a leg with the one that waits for it, or lets it wait.
     fn arrive(self: &Arc<Self>, request: RelayRequest) -> Result<Match, RelayError> {
-        let uuid = request.hello.uuid.clone();
         loop {
-            let mut shard = self.shard(&uuid);
-            let Some(first) = shard.remove(&uuid) else {
+            let mut shard = self.shard(&request.hello.uuid);
+            let Some((uuid, first)) = shard.remove_entry(&request.hello.uuid) else {
                 return self.park(shard, request);
             };
             // Not under the lock: another leg of this uuid may come in between, and is then met
@@ -254,7 +253,7 @@ impl WaitingRoom {
                 WaitingLeg {
                     uuid: uuid.clone(),
                     address: waiting.leg.peer(),
-                    transport: waiting.leg.transport(),
+                    transport: waiting.leg.transport,
                     target: waiting.target.clone(),
                     conn_type: waiting.conn_type,
                     age,
@@ -287,8 +286,8 @@ impl Drop for Ticket {
 
 fn pair(uuid: RelayUuid, first: Waiting, second: RelayRequest) -> Result<Match, RelayError> {
     let RelayRequest { hello, leg } = second;
-    let first_leg: Leg = first.leg.wake()?;
-    tracing::info!("Relayrequest {uuid} from {} got paired", leg.connection.peer);
+    let legs = [first.leg.wake()?, leg.wake()?];
+    tracing::info!("Relayrequest {uuid} from {} got paired", legs[1].connection.peer);
     Ok(Match::Paired(Box::new(Paired {
         uuid,
         target: first.target.or(hello.target),
@@ -296,7 +295,7 @@ fn pair(uuid: RelayUuid, first: Waiting, second: RelayRequest) -> Result<Match, 
             ConnType::Default => hello.conn_type,
             said => said,
         },
-        legs: [first_leg, leg],
+        legs,
         waited: first.since.elapsed(),
     })))
 }

@@ -49,7 +49,7 @@ impl BulkPlane {
     pub fn new(config: &ThreadsConfig) -> Arc<Self> {
         let stop = CancellationToken::new();
         Arc::new(Self {
-            threads: config.bulk.get(),
+            threads: config.bulk(),
             niceness: config.bulk_niceness,
             workers: OnceLock::new(),
             _stop_all: stop.clone().drop_guard(),

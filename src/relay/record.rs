@@ -3,6 +3,7 @@
 //! What is relayed is recorded by the registry's guard, what waits in vain by the waiting room.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,7 +13,7 @@ use futures_util::TryFutureExt as _;
 use tower::{Layer, Service};
 
 use super::request::{Outcome, RelayError, RelayRequest, span};
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, wire::rendezvous::RelayUuid};
 
 /// Wraps a service in [`Record`].
 #[derive(Clone)]
@@ -62,24 +63,25 @@ where
         // Not an async block: that would have room for `relayed` twice.
         Box::pin(relayed.inspect_err(move |refusal: &RelayError| {
             metrics.reject(refusal.label());
-            span(&uuid).in_scope(|| record(refusal, peer));
+            span(&uuid).in_scope(|| record(refusal, peer, &uuid));
         }))
     }
 }
 
-fn record(refusal: &RelayError, peer: std::net::SocketAddr) {
+fn record(refusal: &RelayError, peer: SocketAddr, uuid: &RelayUuid) {
     match refusal {
         // fail2ban filters of the ecosystem read this sentence.
         RelayError::Key(fault) => {
-            tracing::warn!(reason = %fault, "Relay authentication failed from {peer} - invalid key");
+            tracing::warn!(%uuid, reason = %fault, "Relay authentication failed from {peer} - invalid key");
         }
         RelayError::WaitingRoomFull => {
             tracing::warn!(
+                %uuid,
                 "refused {peer}: {refusal}; raise pairing.max_waiting if this is no flood"
             );
         }
-        RelayError::Draining => tracing::debug!("refused {peer}: {refusal}"),
-        RelayError::Io(error) => tracing::debug!(%error, "lost {peer}: {refusal}"),
+        RelayError::Draining => tracing::debug!(%uuid, "refused {peer}: {refusal}"),
+        RelayError::Io(error) => tracing::debug!(%uuid, %error, "lost {peer}: {refusal}"),
     }
 }
 

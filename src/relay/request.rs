@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use crate::{
     key::KeyFault,
-    net::leg::Leg,
+    net::leg::{Arriving, Leg},
     wire::{
         Transport,
         rendezvous::{ConnType, Hello, RelayUuid, Text},
@@ -17,7 +17,7 @@ pub struct RelayRequest {
     /// What it said.
     pub hello: Hello,
     /// The leg itself.
-    pub leg: Leg,
+    pub leg: Leg<Arriving>,
 }
 
 /// What the pairing service did with a leg.
@@ -44,13 +44,13 @@ pub struct Paired {
     pub waited: Duration,
 }
 
-/// How a leg's way through the stack ended.
+/// What became of a leg that the stack took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It waits; its peer's arrival goes on with it.
     Parked,
-    /// It was relayed, and the relay is over.
-    Relayed(End),
+    /// It is relayed, by a task that has nothing else to do.
+    Relayed,
 }
 
 /// Why a relay ended.

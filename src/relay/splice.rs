@@ -38,7 +38,7 @@ use self::{
 use super::{
     plane::BulkPlane,
     registry::{ActiveRelay, ActiveRelays},
-    request::{End, LegIndex, Outcome, Paired},
+    request::{End, LegIndex, Paired},
 };
 use crate::{
     config::RelayConfig,
@@ -75,7 +75,7 @@ pub struct Splicer {
 
 impl Splicer {
     /// Moves bytes between the two legs until both have ended, or something ends them.
-    pub fn splice(&self, paired: Paired) -> impl Future<Output = Outcome> + Send + use<> {
+    pub fn splice(&self, paired: Paired) -> impl Future<Output = End> + Send + use<> {
         // Made before the future is, which then has room for the relay and not for the pair too.
         let guard = self.registry.enter(&paired);
         let mut splice = Box::new(Splice::new(paired, Arc::clone(guard.relay()), self));
@@ -91,7 +91,7 @@ impl Splicer {
                 }
             };
             guard.end(end);
-            Outcome::Relayed(end)
+            end
         }
     }
 }
@@ -399,7 +399,7 @@ mod tests {
     async fn mixed() -> (Splice, TcpStream, TcpStream) {
         let (first, websocket) = request("uuid", "").await;
         let (second, tcp) = request("uuid", "").await;
-        let mut legs = [first.leg, second.leg];
+        let mut legs = [first.leg, second.leg].map(|leg| leg.wake().unwrap());
         legs[0].transport = Transport::WebSocket;
         let uuid = Text::from("uuid");
         let (target, conn_type) = (None, ConnType::Default);

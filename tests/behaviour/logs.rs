@@ -66,7 +66,11 @@ fn message(line: &str, format: &str) -> String {
         // `TIME LEVEL span{fields}: message fields`, or without the span.
         _ => match line.split_once("}: ") {
             Some((_, message)) => message.to_owned(),
-            None => line.splitn(3, ' ').nth(2).unwrap_or_default().trim_start().to_owned(),
+            None => {
+                let (_, said) = line.split_once(' ').expect("a time");
+                let (_, message) = said.trim_start().split_once(' ').expect("a level");
+                message.to_owned()
+            }
         },
     }
 }
@@ -256,4 +260,35 @@ async fn an_open_relay_says_so_once_and_loudly() {
     assert_eq!(said, 1);
     let process = Process::start(&["-k", "a key"]).await;
     assert!(!process.log().iter().any(|line| line.contains("OPEN RELAY")));
+}
+
+/// A pipe that is full, as a container's or a service's log may be: the relays do not wait.
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nobody_up() {
+    let mut process = Process::start(&[]).await;
+    process.stop_reading();
+    // Escaped, so that each pair says some KiB about itself.
+    let name = " ".repeat(100);
+    let lost = "relay_log_lines_lost_total";
+    let mut pairs = 0;
+    while pairs < 100 || process.gateway.metric(lost).await == 0.0 {
+        for _ in 0..20 {
+            pairs += 1;
+            let uuid = format!("{name}{pairs}");
+            let hello = request_relay(&uuid, &name, "", ConnType::Default);
+            let mut first = process.gateway.leg_with(Tcp, &hello).await;
+            let mut second = process.gateway.leg_with(Tcp, &hello).await;
+            first.send(b"held up?").await;
+            assert_eq!(second.receive().await.as_deref(), Some(&b"held up?"[..]));
+        }
+        assert!(pairs < 5_000, "nothing is dropped, or nothing is bounded");
+    }
+    process.read_on();
+    assert!(process.line("log lines were dropped").await.contains("lost="));
+    let after = request_relay("after", "", "", ConnType::Default);
+    let _leg = process.gateway.leg_with(Tcp, &after).await;
+    process.line("New relay request after from").await;
+    process.stop_reading();
+    process.signal(rustix::process::Signal::TERM);
+    assert_eq!(process.ended().await, 0);
 }

@@ -1,6 +1,7 @@
 //! The relay's behaviour, over real sockets against a started gateway.
 
 mod admin;
+mod arrivals;
 mod autobahn;
 mod bulk;
 mod by_hand;

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::ExitStatusExt as _,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread,
 };
 
@@ -23,7 +23,11 @@ pub(crate) struct Process {
 }
 
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+struct Lines(Arc<Mutex<Vec<String>>>, Arc<Pause>);
+
+/// Whether lines are left in the pipe.
+#[derive(Default)]
+struct Pause(Mutex<bool>, Condvar);
 
 impl Process {
     /// Starts it on ports of its own in an empty directory, and waits until it listens.
@@ -87,6 +91,17 @@ impl Process {
         self.stdout.0.lock().expect("no panic").clone()
     }
 
+    /// Leaves what it logs in the pipe from here on.
+    pub(crate) fn stop_reading(&self) {
+        *self.stdout.1.0.lock().expect("no panic") = true;
+    }
+
+    /// Reads what it logs again.
+    pub(crate) fn read_on(&self) {
+        *self.stdout.1.0.lock().expect("no panic") = false;
+        self.stdout.1.1.notify_all();
+    }
+
     /// What it said on standard error so far.
     pub(crate) fn stderr(&self) -> Vec<String> {
         self.stderr.0.lock().expect("no panic").clone()
@@ -127,6 +142,8 @@ impl Lines {
         thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(Result::ok) {
                 seen.0.lock().expect("no panic").push(line);
+                let paused = seen.1.0.lock().expect("no panic");
+                drop(seen.1.1.wait_while(paused, |paused| *paused).expect("no panic"));
             }
         });
         lines

@@ -60,6 +60,14 @@ impl TestGateway {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_after(change, async |_| {}).await.0
+    }
+
+    /// A gateway whose clients have come before it runs.
+    pub(crate) async fn start_after<T>(
+        change: impl FnOnce(&mut Config),
+        come: impl AsyncFnOnce(SocketAddr) -> T,
+    ) -> (Self, T) {
         let mut config = Config {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
             ..Config::default()
@@ -71,8 +79,9 @@ impl TestGateway {
         let addr = gateway.addrs()[0];
         let admin_addr = gateway.admin_addrs().first().copied().unwrap_or(addr);
         let shutdown = gateway.shutdown().clone();
+        let came = come(addr).await;
         let running = tokio::spawn(gateway.run());
-        Self { addr, admin_addr, shutdown, running, dir }
+        (Self { addr, admin_addr, shutdown, running, dir }, came)
     }
 
     /// A gateway that runs elsewhere, in `dir`: to be talked to like one that runs here.

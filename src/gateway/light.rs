@@ -1,0 +1,85 @@
+//! The light plane: the threads that accept, pair, and turn the relays that came to them. Each has
+//! a runtime of its own, so that none wakes another, and all accept from the same listeners; the
+//! first is the one that the gateway runs on.
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    front_door::FrontDoor,
+    net::listener::{Connection, ConnectionLimit, Listener, PlainStream},
+    shutdown::Shutdown,
+};
+
+/// What every thread of the plane has a copy of.
+#[derive(Clone)]
+pub(super) struct Light {
+    pub(super) door: Arc<FrontDoor>,
+    pub(super) connections: Arc<ConnectionLimit>,
+    pub(super) shutdown: Shutdown,
+    /// The front door's connections.
+    pub(super) legs: TaskTracker,
+}
+
+impl Light {
+    /// Accepts on this thread until the drain begins.
+    pub(super) fn accept(&self, listeners: Vec<Listener>) {
+        for listener in listeners {
+            let door = Arc::clone(&self.door);
+            let mut entrance = door.entrance.clone();
+            let serve = move |connection| door.open(&mut entrance, connection);
+            let (stop, limit) = (self.shutdown.soft().clone(), Arc::clone(&self.connections));
+            self.shutdown.tracker().spawn(accept(listener, stop, limit, serve));
+        }
+    }
+
+    /// Accepts on a further thread. It ends with the gateway, which waits for it.
+    ///
+    /// # Errors
+    /// When there is no thread or no runtime to be had.
+    pub(super) fn start(
+        &self,
+        index: usize,
+        listeners: Vec<Listener>,
+        farewell: Duration,
+    ) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (ended, over) = oneshot::channel();
+        let light = self.clone();
+        thread::Builder::new().name(format!("light-{index}")).spawn(move || {
+            light.run(runtime, listeners, farewell);
+            // Nobody listens any more when the gateway was dropped.
+            let _ = ended.send(());
+        })?;
+        self.shutdown.tracker().spawn(over);
+        Ok(())
+    }
+
+    fn run(self, runtime: Runtime, listeners: Vec<Listener>, farewell: Duration) {
+        runtime.block_on(async {
+            self.accept(listeners);
+            self.shutdown.hard().cancelled().await;
+            // Relays that are cut short say so; what does not end by itself ends with the runtime.
+            let _ = timeout(farewell, self.legs.wait()).await;
+        });
+    }
+}
+
+/// Accepts until `stop` is cancelled.
+pub(super) async fn accept(
+    listener: Listener,
+    stop: CancellationToken,
+    limit: Arc<ConnectionLimit>,
+    serve: impl FnMut(Connection<PlainStream>),
+) {
+    let addr = listener.addr();
+    if let Err(error) = listener.accept_until(stop, limit, serve).await {
+        tracing::error!(%error, listener = %addr, "cannot wait for connections");
+    }
+}
