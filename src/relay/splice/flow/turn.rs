@@ -43,7 +43,7 @@ impl Flow {
         pipes: &Arc<Pipes>,
         heard: &mut Heard,
     ) -> Result<Step, Broken> {
-        let mut budget = BUDGET;
+        let mut budget = if self.kernel.is_some() { kernel::BUDGET } else { BUDGET };
         loop {
             if self.poll_write(cx, sink)?.is_pending() {
                 return Ok(Step::Blocked);
