@@ -34,6 +34,7 @@ use crate::{
         pairing::WaitingRoom,
         plane::BulkPlane,
         registry::ActiveRelays,
+        splice::pipes,
     },
     shutdown::Shutdown,
     telemetry,
@@ -48,9 +49,12 @@ const UPKEEP_EVERY: u32 = 5;
 /// How long relays that are cut short may take to say so.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Descriptors that are not for connections of the front door: listeners, the runtime's, files,
-/// and the admin's reserve.
-const RESERVED_DESCRIPTORS: usize = 64;
+/// Descriptors that are not for connections of the front door: listeners, files, the admin's
+/// reserve, and the pipes.
+const RESERVED_DESCRIPTORS: usize = 64 + 2 * pipes::MOST;
+
+/// Those of a thread's runtime.
+const THREAD_DESCRIPTORS: usize = 4;
 
 /// Connections that the admin's own listeners take beyond `front_door.max_connections`: who looks
 /// after a relay, and what watches its health, must get in when it is full.
@@ -367,7 +371,9 @@ fn max_connections(config: &Config) -> usize {
     if let Some(descriptors) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current
     {
         let room = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let room = room.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        let threads = config.threads.light() + config.threads.bulk();
+        let reserved = RESERVED_DESCRIPTORS + THREAD_DESCRIPTORS * threads;
+        let room = room.saturating_sub(reserved).max(1);
         if room < configured {
             tracing::info!(
                 configured,

@@ -17,8 +17,9 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How much may wait to be written: some seconds of lines, for a reader that pauses.
-const CAPACITY: usize = 1 << 20;
+/// How much may wait to be written: a second or two of lines at the fastest that pairs come, for a
+/// reader that pauses.
+const CAPACITY: usize = 4 << 20;
 
 /// How much room is kept between two writes; what a burst needed beyond it is given back.
 const KEPT: usize = 64 << 10;
