@@ -173,42 +173,48 @@ impl WaitingRoom {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = ticks.tick() => self.sweep(),
+                _ = ticks.tick() => self.sweep().await,
             }
         }
         self.close();
     }
 
-    fn sweep(&self) {
+    async fn sweep(&self) {
         if self.is_empty() {
             return;
         }
-        let timeout = self.limits.timeout.get();
         for shard in &self.shards {
-            let mut shard = lock(shard);
-            let gone = gone(shard.values().map(|waiting| &waiting.leg));
-            let hung_up: Vec<_> = shard
-                .keys()
-                .enumerate()
-                .filter(|(index, _)| gone.binary_search(index).is_ok())
-                .map(|(_, uuid)| uuid.clone())
-                .collect();
-            let mut left: Vec<_> = hung_up
-                .into_iter()
-                .filter_map(|uuid| shard.remove_entry(&uuid))
-                .map(|(uuid, waiting)| (uuid, waiting, "hung_up"))
-                .collect();
-            let late = shard.extract_if(|_, waiting| waiting.since.elapsed() >= timeout);
-            left.extend(late.map(|(uuid, waiting)| (uuid, waiting, "timeout")));
-            // A flood's room is given back.
-            if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
-                let len = shard.len();
-                shard.shrink_to(2 * len);
-            }
-            drop(shard);
-            for (uuid, waiting, reason) in left {
-                self.left(&uuid, waiting, reason);
-            }
+            self.sweep_shard(shard);
+            // Thousands that wait are no reason to let a relay wait.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn sweep_shard(&self, shard: &Mutex<Shard>) {
+        let timeout = self.limits.timeout.get();
+        let mut shard = lock(shard);
+        let gone = gone(shard.values().map(|waiting| &waiting.leg));
+        let hung_up: Vec<_> = shard
+            .keys()
+            .enumerate()
+            .filter(|(index, _)| gone.binary_search(index).is_ok())
+            .map(|(_, uuid)| uuid.clone())
+            .collect();
+        let mut left: Vec<_> = hung_up
+            .into_iter()
+            .filter_map(|uuid| shard.remove_entry(&uuid))
+            .map(|(uuid, waiting)| (uuid, waiting, "hung_up"))
+            .collect();
+        let late = shard.extract_if(|_, waiting| waiting.since.elapsed() >= timeout);
+        left.extend(late.map(|(uuid, waiting)| (uuid, waiting, "timeout")));
+        // A flood's room is given back.
+        if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
+            let len = shard.len();
+            shard.shrink_to(2 * len);
+        }
+        drop(shard);
+        for (uuid, waiting, reason) in left {
+            self.left(&uuid, waiting, reason);
         }
     }
 
@@ -352,7 +358,7 @@ mod tests {
                 count % 2
             );
             drop((matches, clients));
-            room.sweep();
+            room.sweep().await;
             assert_eq!(room.len(), 0, "the odd one hung up");
         }
     }
