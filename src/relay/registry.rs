@@ -50,8 +50,9 @@ pub struct ActiveRelay {
     pub legs: [ActiveLeg; 2],
     /// When the pair was made.
     pub started: Timestamp,
-    /// How long the first leg had waited.
-    pub waited: Duration,
+    /// In microseconds: as a `Duration` it would push thousands of relays into the allocator's next
+    /// size.
+    waited_us: u64,
     since: Instant,
     /// When bytes last came, in milliseconds after `since`.
     last_activity: AtomicU64,
@@ -112,7 +113,7 @@ impl ActiveRelays {
             conn_type: paired.conn_type,
             legs: LegIndex::BOTH.map(leg),
             started: Timestamp::now(),
-            waited: paired.waited,
+            waited_us: u64::try_from(paired.waited.as_micros()).unwrap_or(u64::MAX),
             since: Instant::now(),
             last_activity: AtomicU64::new(0),
             close: self.end_all.child_token(),
@@ -178,6 +179,11 @@ impl ActiveRelays {
 }
 
 impl ActiveRelay {
+    /// How long the first leg had waited.
+    pub const fn waited(&self) -> Duration {
+        Duration::from_micros(self.waited_us)
+    }
+
     /// How long it has lasted.
     pub fn age(&self) -> Duration {
         self.age_at(Instant::now())
@@ -302,7 +308,7 @@ fn log_end(relay: &ActiveRelay, lasted: Duration, end: End) {
         second = %second.address,
         second_transport = second.transport.label(),
         second_bytes = second.received(),
-        waited_ms = relay.waited.as_millis() as u64,
+        waited_ms = relay.waited().as_millis() as u64,
         duration_ms = lasted.as_millis() as u64,
         end = %end,
         "Relay of {} closed", second.address

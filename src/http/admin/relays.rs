@@ -197,7 +197,7 @@ impl RelayView {
             started: relay.started,
             age_seconds: relay.age_at(now).as_secs_f64(),
             idle_seconds: relay.idle_at(now).as_secs_f64(),
-            waited_seconds: relay.waited.as_secs_f64(),
+            waited_seconds: relay.waited().as_secs_f64(),
             bytes: relay.bytes(),
             bytes_per_second: relay.rate(),
             plane: if relay.is_in_bulk() { "bulk" } else { "light" },
