@@ -98,7 +98,7 @@ fn instructions_of_a_pair() {
 
 #[test]
 fn instructions_of_a_mebibyte_between_tcp_legs() {
-    instructions("a MiB, TCP to TCP", Load::TcpToTcp, [16, 80], [60_000.0, 0.5]);
+    instructions("a MiB, TCP to TCP", Load::TcpToTcp, [16, 528], [60_000.0, 0.5]);
 }
 
 #[test]
