@@ -12,8 +12,10 @@ mod front_door;
 mod hbbr;
 mod load;
 mod log;
+mod network;
 mod pairing;
 mod problem;
+mod proxy;
 mod relay;
 mod rules;
 mod schema;
@@ -34,8 +36,10 @@ pub use self::{
     front_door::FrontDoorConfig,
     load::{Loaded, Origins, Sources, load},
     log::{LogConfig, LogFormat},
+    network::Network,
     pairing::PairingConfig,
     problem::{Origin, Problem, Problems},
+    proxy::{ForwardingHeader, ProxyConfig, ProxyProtocol},
     relay::RelayConfig,
     shutdown::ShutdownConfig,
     threads::{ThreadCount, ThreadsConfig},
@@ -56,6 +60,8 @@ pub struct Config {
     pub key_file: PathBuf,
     /// The front door: first bytes, deadlines, how many connections.
     pub front_door: FrontDoorConfig,
+    /// Who stands in front of it.
+    pub proxy: ProxyConfig,
     /// The waiting room.
     pub pairing: PairingConfig,
     /// Paired legs.
@@ -80,6 +86,7 @@ impl Default for Config {
             key: Secret::default(),
             key_file: PathBuf::new(),
             front_door: FrontDoorConfig::default(),
+            proxy: ProxyConfig::default(),
             pairing: PairingConfig::default(),
             relay: RelayConfig::default(),
             threads: ThreadsConfig::default(),
@@ -102,6 +109,7 @@ impl Config {
         );
         rules.apart_from(("admin.listen", &self.admin.listen), ("listen", &self.listen));
         self.front_door.validate(rules);
+        self.proxy.validate(rules);
         self.pairing.validate(rules);
         self.relay.validate(rules);
         self.threads.validate(rules);
