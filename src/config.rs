@@ -43,7 +43,7 @@ pub use self::{
     relay::RelayConfig,
     shutdown::ShutdownConfig,
     threads::{ThreadCount, ThreadsConfig},
-    units::{Duration, Secret, Size},
+    units::{BitRate, Duration, Secret, Size},
 };
 
 /// Everything that can be set. `Config::default()` is what runs when nothing is.
