@@ -12,16 +12,14 @@ use std::{
 
 use axum::Router;
 use bytes::BytesMut;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     http,
     net::{
-        listener::{Connection, PlainStream},
+        listener::Connection,
         sniff::{Protocol, identify, sniff},
+        stream::{PlainStream, Stream},
     },
     relay::entrance::{Arrival, Entrance},
     wire::Transport,
@@ -76,7 +74,7 @@ impl FrontDoor {
         mut head: BytesMut,
         arrival: Arrival,
     ) {
-        let mut connection = match connection.map_socket(TcpStream::from_std) {
+        let mut connection = match connection.map_socket(Stream::plain) {
             Ok(connection) => connection,
             Err(fault) => return self.entrance.refuse(arrival.peer, "io", &fault),
         };

@@ -14,10 +14,7 @@ use std::{
 use axum::Router;
 use jiff::Timestamp;
 use metrics_exporter_prometheus::BuildError;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, MissedTickBehavior, interval, timeout},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use self::light::{Light, accept};
@@ -27,7 +24,10 @@ use crate::{
     http::{self, AdminState, BearerToken, Upgrades},
     key::{KeyError, KeyRing, KeySetting, RelayKey},
     metrics::{self, Exposition, Metrics},
-    net::listener::{Connection, ConnectionLimit, ListenError, Listener, PlainStream},
+    net::{
+        listener::{Connection, ConnectionLimit, ListenError, Listener},
+        stream::{PlainStream, Stream},
+    },
     relay::{
         self, Parts,
         entrance::{Arrival, Entrance},
@@ -290,7 +290,7 @@ fn serve_admin(
         let (router, stop) = (router.clone(), shutdown.hard().clone());
         shutdown.tracker().spawn(async move {
             let head = bytes::Bytes::new();
-            let Ok(connection) = connection.map_socket(TcpStream::from_std) else { return };
+            let Ok(connection) = connection.map_socket(Stream::plain) else { return };
             // The front door's figures are about its clients; who comes here is the operator's.
             if let Err(fault) =
                 http::serve(connection, head, router, arrival, patience, &stop).await

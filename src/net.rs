@@ -6,4 +6,5 @@ pub mod leg;
 pub mod listener;
 pub mod rewind;
 pub mod sniff;
+pub mod stream;
 pub mod write_deadline;

@@ -13,7 +13,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     front_door::FrontDoor,
-    net::listener::{Connection, ConnectionLimit, Listener, PlainStream},
+    net::{
+        listener::{Connection, ConnectionLimit, Listener},
+        stream::PlainStream,
+    },
     shutdown::Shutdown,
 };
 

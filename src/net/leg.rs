@@ -8,14 +8,16 @@ use rustix::{
     io::retry_on_intr,
     net::{RecvFlags, SendFlags, recv, send},
 };
-use tokio::net::TcpStream;
 
-use super::listener::{Connection, PlainStream};
+use super::{
+    listener::Connection,
+    stream::{ParkedStream, PlainStream, Stream},
+};
 use crate::wire::{Event, Transport, websocket};
 
 /// A leg; one that a task owns, unless said otherwise.
 #[derive(Debug)]
-pub struct Leg<S = TcpStream> {
+pub struct Leg<S = Stream> {
     /// Its connection.
     pub connection: Connection<S>,
     /// How its messages travel.
@@ -25,7 +27,7 @@ pub struct Leg<S = TcpStream> {
 }
 
 /// A leg without a task. Its socket is not watched; [`gone`] and [`ParkedLeg::is_alive`] look.
-pub type ParkedLeg = Leg<PlainStream>;
+pub type ParkedLeg = Leg<ParkedStream>;
 
 /// The socket of a leg that arrives: it is on the runtime only if its first message had to be
 /// waited for.
@@ -34,7 +36,7 @@ pub enum Arriving {
     /// It is not.
     Plain(PlainStream),
     /// It is.
-    Watched(TcpStream),
+    Watched(Stream),
 }
 
 impl<S> Leg<S> {
@@ -57,8 +59,8 @@ impl Leg<Arriving> {
     /// When the system refuses.
     pub fn park(self) -> io::Result<ParkedLeg> {
         self.map_socket(|socket| match socket {
-            Arriving::Plain(socket) => Ok(socket),
-            Arriving::Watched(socket) => socket.into_std(),
+            Arriving::Plain(socket) => Ok(ParkedStream::plain(socket)),
+            Arriving::Watched(stream) => stream.park(),
         })
     }
 
@@ -68,8 +70,8 @@ impl Leg<Arriving> {
     /// When the system refuses.
     pub fn wake(self) -> io::Result<Leg> {
         self.map_socket(|socket| match socket {
-            Arriving::Plain(socket) => TcpStream::from_std(socket),
-            Arriving::Watched(socket) => Ok(socket),
+            Arriving::Plain(socket) => Stream::plain(socket),
+            Arriving::Watched(stream) => Ok(stream),
         })
     }
 }
@@ -80,7 +82,7 @@ impl ParkedLeg {
     /// # Errors
     /// When the system refuses.
     pub fn wake(self) -> io::Result<Leg> {
-        self.map_socket(TcpStream::from_std)
+        self.map_socket(ParkedStream::wake)
     }
 
     /// Who it is.
@@ -98,13 +100,17 @@ impl ParkedLeg {
         }
     }
 
+    const fn socket(&self) -> &PlainStream {
+        self.connection.socket.socket()
+    }
+
     fn poll_fd(&self) -> PollFd<'_> {
         let flags = match self.transport {
             // What a TCP leg sent ahead stays in its socket, so that it is no reason to look.
             Transport::Tcp => HANG_UP,
             Transport::WebSocket => HANG_UP | PollFlags::IN,
         };
-        PollFd::new(&self.connection.socket, flags)
+        PollFd::new(self.socket(), flags)
     }
 
     fn survives(&self, seen: PollFlags) -> bool {
@@ -112,7 +118,7 @@ impl ParkedLeg {
             return false;
         }
         match self.transport {
-            Transport::Tcp => !is_at_end(&self.connection.socket),
+            Transport::Tcp => !is_at_end(self.socket()),
             Transport::WebSocket => {
                 self.early.is_empty().then(|| self.answer_control()) != Some(false)
             }
@@ -124,8 +130,7 @@ impl ParkedLeg {
     fn answer_control(&self) -> bool {
         for _ in 0..MAX_CONTROL_FRAMES {
             let mut head = [0; MAX_CONTROL_FRAME];
-            let Ok((_, seen)) =
-                recv(&self.connection.socket, &mut head[..], RecvFlags::PEEK | DONTWAIT)
+            let Ok((_, seen)) = recv(self.socket(), &mut head[..], RecvFlags::PEEK | DONTWAIT)
             else {
                 // Nothing there. Were it an error, poll would have said so.
                 return true;
@@ -134,10 +139,9 @@ impl ParkedLeg {
                 return false;
             }
             let Some((frame_len, reply, closing)) = control_at(&head[..seen]) else { return true };
-            let taken = recv(&self.connection.socket, &mut head[..frame_len], DONTWAIT);
+            let taken = recv(self.socket(), &mut head[..frame_len], DONTWAIT);
             let whole = matches!(taken, Ok((_, len)) if len == frame_len);
-            let sent =
-                send(&self.connection.socket, &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            let sent = send(self.socket(), &reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
             if closing || !whole || sent.ok() != Some(reply.len()) {
                 return false;
             }

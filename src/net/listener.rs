@@ -17,14 +17,11 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use self::acceptor::Acceptor;
+use super::stream::{PlainStream, Stream};
 use crate::metrics::Metrics;
-
-/// A socket that no runtime knows: it costs a descriptor, and calls on it do not wait.
-pub type PlainStream = std::net::TcpStream;
 
 /// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`,
 /// which is the operator's to raise.
@@ -57,7 +54,7 @@ pub struct Listener {
 
 /// An accepted connection, counted for as long as it lives. Its socket is on a runtime, or plain.
 #[derive(Debug)]
-pub struct Connection<S = TcpStream> {
+pub struct Connection<S = Stream> {
     /// The socket.
     pub socket: S,
     /// Who it is, an IPv4 address as such.

@@ -7,8 +7,9 @@
 use std::io;
 
 use bytes::BytesMut;
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::io::AsyncReadExt as _;
 
+use super::stream::Stream;
 use crate::wire::{frame::FrameHeader, rendezvous::REQUEST_RELAY_TAG};
 
 /// Room for a client's usual first message in one read.
@@ -62,13 +63,13 @@ impl Protocol {
 ///
 /// # Errors
 /// When reading fails.
-pub async fn sniff(socket: &mut TcpStream, head: &mut BytesMut) -> io::Result<Option<Protocol>> {
+pub async fn sniff(stream: &mut Stream, head: &mut BytesMut) -> io::Result<Option<Protocol>> {
     loop {
         if let Some(protocol) = identify(head) {
             return Ok(Some(protocol));
         }
         head.reserve(FIRST_READ);
-        match socket.read_buf(head).await {
+        match stream.read_buf(head).await {
             Ok(0) => return Ok(None),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),

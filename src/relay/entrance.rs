@@ -21,7 +21,8 @@ use crate::{
     net::{
         first_message,
         leg::{Arriving, Leg},
-        listener::{Connection, PlainStream},
+        listener::Connection,
+        stream::PlainStream,
     },
     wire::{Transport, rendezvous::Hello},
 };

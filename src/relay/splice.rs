@@ -23,10 +23,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep_until, timeout},
-};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use self::{
     flow::{Broken, Flow, Step},
@@ -42,7 +39,10 @@ use super::{
 };
 use crate::{
     config::RelayConfig,
-    net::listener::{Connection, ConnectionPermit},
+    net::{
+        listener::{Connection, ConnectionPermit},
+        stream::Stream,
+    },
     wire::websocket::ControlPayload,
 };
 
@@ -106,7 +106,7 @@ enum Leave {
 
 struct Splice {
     relay: Arc<ActiveRelay>,
-    sockets: [TcpStream; 2],
+    streams: [Stream; 2],
     _permits: [ConnectionPermit; 2],
     /// By the leg that each comes from.
     flows: [Flow; 2],
@@ -145,7 +145,7 @@ impl Splice {
         let Connection { socket: second, permit: second_permit, .. } = second.connection;
         Self {
             relay,
-            sockets: [first, second],
+            streams: [first, second],
             _permits: [first_permit, second_permit],
             flows,
             end: None,
@@ -225,7 +225,7 @@ impl Splice {
         scratch: &mut Scratch,
     ) -> Progress {
         let limit = self.idle_limit();
-        let [first, second] = &mut self.sockets;
+        let [first, second] = &mut self.streams;
         let (source, sink) = match from {
             LegIndex::First => (first, second),
             LegIndex::Second => (second, first),
@@ -312,7 +312,7 @@ impl Splice {
         for from in LegIndex::BOTH {
             let flow = &mut self.flows[from.at()];
             flow.expire(now);
-            if flow.nudge(now, &self.sockets[from.other().at()]).is_err() {
+            if flow.nudge(now, &mut self.streams[from.other().at()]).is_err() {
                 return Some(End::Aborted);
             }
             if flow.is_stalled(now, self.write_timeout) {
@@ -430,7 +430,7 @@ mod tests {
         let pings = masked(0x89, &[1; 100], [0; 4]).repeat(40_000);
         let flood = tokio::spawn(async move { while websocket.write_all(&pings).await.is_ok() {} });
         for _ in 0..200 {
-            splice.sockets[0].readable().await.unwrap();
+            splice.streams[0].as_plain().unwrap().readable().await.unwrap();
             let before = splice.relay.bytes();
             turn(&mut splice).await;
             let taken = splice.relay.bytes() - before;
@@ -448,7 +448,7 @@ mod tests {
         let frames = vec![0; 32 << 20];
         let flood = tokio::spawn(async move { tcp.write_all(&frames).await });
         while splice.flows[1].deadline(Duration::ZERO).is_none() {
-            splice.sockets[1].readable().await.unwrap();
+            splice.streams[1].as_plain().unwrap().readable().await.unwrap();
             turn(&mut splice).await;
         }
         let stalled = splice.flows[1].pending_len();

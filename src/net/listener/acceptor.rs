@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr};
 pub(super) use self::by_readiness::Acceptor;
 #[cfg(not(unix))]
 pub(super) use self::by_runtime::Acceptor;
-use super::PlainStream;
+use crate::net::stream::PlainStream;
 
 #[cfg(unix)]
 mod by_readiness {

@@ -7,16 +7,19 @@ mod turn;
 
 use std::time::Duration;
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     kernel::Kernel,
     outbox::{Gone, Outbox},
     translate::Translator,
 };
-use crate::wire::{
-    Transport,
-    websocket::{ControlPayload, Fault},
+use crate::{
+    net::stream::Stream,
+    wire::{
+        Transport,
+        websocket::{ControlPayload, Fault},
+    },
 };
 
 /// How long a source is waited for once its sink must end: for the rest of the frame in the way of
@@ -162,9 +165,11 @@ impl Flow {
     }
 
     /// Tries the sink of a direction that is stalled, and takes its pipe away if it does not help.
-    pub(super) fn nudge(&mut self, now: Instant, sink: &TcpStream) -> Result<(), Gone> {
+    pub(super) fn nudge(&mut self, now: Instant, sink: &mut Stream) -> Result<(), Gone> {
         self.active |= self.outbox.nudge(sink) > 0;
-        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        let Some((kernel, sink)) = self.kernel.as_mut().zip(sink.as_plain()) else {
+            return Ok(());
+        };
         self.active |= kernel.nudge(sink) > 0;
         if kernel.patience().is_some_and(|until| now >= until) {
             let since = kernel.unload(self.outbox.pending_mut())?;

@@ -3,8 +3,6 @@
 
 use std::{io, sync::Arc};
 
-use tokio::net::TcpStream;
-
 use super::{
     Leave, Splice,
     pace::{Pace, Plane},
@@ -40,9 +38,8 @@ impl Splice {
     /// Its sockets belong to the runtime that polls them.
     fn moved(self: Box<Self>) -> io::Result<Box<Self>> {
         let splice = *self;
-        let [first, second] = splice.sockets;
-        let sockets =
-            [TcpStream::from_std(first.into_std()?)?, TcpStream::from_std(second.into_std()?)?];
-        Ok(Box::new(Self { sockets, ..splice }))
+        let [first, second] = splice.streams;
+        let streams = [first.park()?.wake()?, second.park()?.wake()?];
+        Ok(Box::new(Self { streams, ..splice }))
     }
 }

@@ -5,10 +5,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use socket2::SockRef;
-use tokio::{io::AsyncWrite as _, net::TcpStream, time::Instant};
+use tokio::{io::AsyncWrite as _, time::Instant};
 
 use super::batch::Batch;
+use crate::net::stream::Stream;
 
 /// Bytes on their way into a socket.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Outbox {
     pub(super) fn send(
         &mut self,
         cx: &mut Context<'_>,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
         bytes: &[u8],
     ) -> Result<usize, Gone> {
         debug_assert!(self.is_empty(), "bytes would overtake others");
@@ -69,7 +69,7 @@ impl Outbox {
     pub(super) fn send_batch(
         &mut self,
         cx: &mut Context<'_>,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
         input: &[u8],
         batch: &mut Batch,
     ) -> Result<usize, Gone> {
@@ -81,11 +81,7 @@ impl Outbox {
     }
 
     /// Writes what waits, as much as the socket takes now. How many bytes that was.
-    pub(super) fn flush(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut TcpStream,
-    ) -> Result<usize, Gone> {
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Result<usize, Gone> {
         let taken = poll_write(cx, sink, &self.pending[self.written..])?;
         self.written += taken;
         self.note(taken);
@@ -94,12 +90,12 @@ impl Outbox {
 
     /// Tries a socket that is stalled. The system calls it writable only when a good part of its
     /// buffer is free; less than that is progress too. How many bytes it took.
-    pub(super) fn nudge(&mut self, sink: &TcpStream) -> usize {
+    pub(super) fn nudge(&mut self, sink: &mut Stream) -> usize {
         if self.stalled_since.is_none() {
             return 0;
         }
         // An error is found by whoever waits for the socket.
-        let taken = SockRef::from(sink).send(&self.pending[self.written..]).unwrap_or(0);
+        let taken = sink.try_write(&self.pending[self.written..]).unwrap_or(0);
         self.written += taken;
         if taken > 0 {
             self.note(taken);
@@ -123,7 +119,7 @@ impl Outbox {
 }
 
 /// Writes what the socket takes now, and asks to be woken when it does not take all.
-fn poll_write(cx: &mut Context<'_>, sink: &mut TcpStream, bytes: &[u8]) -> Result<usize, Gone> {
+fn poll_write(cx: &mut Context<'_>, sink: &mut Stream, bytes: &[u8]) -> Result<usize, Gone> {
     let mut written = 0;
     while written < bytes.len() {
         match Pin::new(&mut *sink).poll_write(cx, &bytes[written..]) {

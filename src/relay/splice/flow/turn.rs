@@ -5,20 +5,16 @@
 
 use std::{
     io,
-    net::Shutdown,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead as _, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{Broken, Flow, State, Step};
 use crate::{
+    net::stream::Stream,
     relay::splice::{
         batch::Batch,
         kernel::{self, Kernel},
@@ -37,8 +33,8 @@ impl Flow {
     pub(in crate::relay::splice) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut TcpStream,
-        sink: &mut TcpStream,
+        source: &mut Stream,
+        sink: &mut Stream,
         scratch: &mut Scratch,
         pipes: &Arc<Pipes>,
         heard: &mut Heard,
@@ -70,7 +66,10 @@ impl Flow {
                 Poll::Ready(Err(_)) => return Err(Broken::Source),
                 Poll::Ready(Ok(0)) => return Ok(Step::Ended),
                 Poll::Ready(Ok(len)) => {
-                    self.engage(len, pipes);
+                    // After a read of this much there is more where it came from.
+                    if len >= kernel::MUCH {
+                        self.engage(source, sink, pipes);
+                    }
                     &mut input[..len]
                 }
             };
@@ -87,10 +86,11 @@ impl Flow {
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        source: &TcpStream,
+        source: &Stream,
         max: usize,
     ) -> Poll<io::Result<Option<usize>>> {
-        let Some(kernel) = self.kernel.as_mut().filter(|_| self.state == State::Moving) else {
+        let engaged = self.kernel.as_mut().filter(|_| self.state == State::Moving);
+        let Some((kernel, source)) = engaged.zip(source.as_plain()) else {
             return Poll::Ready(Ok(None));
         };
         let filled = kernel.poll_fill(cx, source, max);
@@ -101,9 +101,11 @@ impl Flow {
         filled
     }
 
-    /// After a read of this much there is more where it came from.
-    fn engage(&mut self, len: usize, pipes: &Arc<Pipes>) {
-        if len >= kernel::MUCH && self.translator.is_none() && self.kernel.is_none() {
+    /// Goes over to the kernel, where both streams are sockets and nothing between them has to be
+    /// changed.
+    fn engage(&mut self, source: &Stream, sink: &Stream, pipes: &Arc<Pipes>) {
+        let plain = source.as_plain().is_some() && sink.as_plain().is_some();
+        if plain && self.translator.is_none() && self.kernel.is_none() {
             self.kernel = Kernel::engage(pipes);
         }
     }
@@ -111,7 +113,7 @@ impl Flow {
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut TcpStream,
+        source: &mut Stream,
         input: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         if !self.early.is_empty() {
@@ -133,7 +135,7 @@ impl Flow {
         cx: &mut Context<'_>,
         input: &mut [u8],
         output: &mut Batch,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
         heard: &mut Heard,
     ) -> Result<(), Broken> {
         if self.deaf {
@@ -163,11 +165,7 @@ impl Flow {
     }
 
     /// Writes what is pending, and the end once it is time.
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut TcpStream,
-    ) -> Result<Poll<()>, Broken> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Result<Poll<()>, Broken> {
         if matches!(self.state, State::Discarding | State::Done) {
             return Ok(Poll::Ready(()));
         }
@@ -177,7 +175,7 @@ impl Flow {
                 return Ok(Poll::Pending);
             }
         }
-        if let Some(kernel) = &mut self.kernel {
+        if let Some((kernel, sink)) = self.kernel.as_mut().zip(sink.as_plain()) {
             self.active |= kernel.flush(cx, sink)? > 0;
             if !kernel.is_empty() {
                 return Ok(Poll::Pending);
@@ -196,7 +194,7 @@ impl Flow {
         if self.state == State::Finishing {
             if self.to == Transport::Tcp || self.hang_up || !self.close_is_put() {
                 // It fails only when the connection is gone, and then it need not be told.
-                let _ = SockRef::from(&*sink).shutdown(Shutdown::Write);
+                let _ = Pin::new(sink).poll_shutdown(cx);
             }
             self.rest();
         }
