@@ -3,6 +3,7 @@
 //!
 //! It does not act on a setting, and opens no file but the configuration itself.
 
+mod access;
 mod admin;
 mod command_line;
 mod describe;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use self::rules::Rules;
 pub use self::{
+    access::AccessConfig,
     admin::AdminConfig,
     command_line::Overrides,
     front_door::FrontDoorConfig,
@@ -62,6 +64,8 @@ pub struct Config {
     pub front_door: FrontDoorConfig,
     /// Who stands in front of it.
     pub proxy: ProxyConfig,
+    /// Who may come in, and how much one address may have.
+    pub access: AccessConfig,
     /// The waiting room.
     pub pairing: PairingConfig,
     /// Paired legs.
@@ -87,6 +91,7 @@ impl Default for Config {
             key_file: PathBuf::new(),
             front_door: FrontDoorConfig::default(),
             proxy: ProxyConfig::default(),
+            access: AccessConfig::default(),
             pairing: PairingConfig::default(),
             relay: RelayConfig::default(),
             threads: ThreadsConfig::default(),
@@ -110,6 +115,7 @@ impl Config {
         rules.apart_from(("admin.listen", &self.admin.listen), ("listen", &self.listen));
         self.front_door.validate(rules);
         self.proxy.validate(rules);
+        self.access.validate(rules);
         self.pairing.validate(rules);
         self.relay.validate(rules);
         self.threads.validate(rules);

@@ -46,13 +46,20 @@ impl FrontDoor {
     /// to be waited for gets a task.
     ///
     /// `entrance` is the caller's own, so that a leg need not copy one.
-    pub fn open(self: &Arc<Self>, entrance: &mut Entrance, connection: Connection<PlainStream>) {
+    pub fn open(
+        self: &Arc<Self>,
+        entrance: &mut Entrance,
+        mut connection: Connection<PlainStream>,
+    ) {
         let accepted = Instant::now();
         let deadline = accepted + self.timeout;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
+        if let Err(denial) = self.entrance.access.admit(&mut connection) {
+            return self.entrance.refuse(arrival.peer, denial.label(), &denial);
+        }
         let mut first = [0; FIRST_READ];
         let head = match (&connection.socket).read(&mut first) {
-            Ok(0) => return self.hung_up(&[], arrival),
+            Ok(0) => return self.hung_up(&connection, &[], arrival),
             Ok(len) => &first[..len],
             // Nothing yet, or a fault that the next read will find too.
             Err(_) => &[],
@@ -105,10 +112,11 @@ impl FrontDoor {
         self.entrance.refuse(arrival.peer, "unknown_protocol", &reason);
     }
 
-    fn hung_up(&self, head: &[u8], arrival: Arrival) {
+    fn hung_up<S>(&self, connection: &Connection<S>, head: &[u8], arrival: Arrival) {
         if head.is_empty() {
             // Somebody looked whether a relay is there: hbbs does, every few seconds.
             self.entrance.metrics.connection("none");
+            self.entrance.access.forgive(connection);
         } else {
             let reason = "it hung up before its first message";
             self.entrance.refuse(arrival.peer, "hung_up", &reason);
@@ -126,7 +134,7 @@ impl FrontDoor {
         let (label, reason) = match sniffed {
             Some(Ok(Ok(Some(protocol)))) => return Some(protocol),
             Some(Ok(Ok(None))) => {
-                self.hung_up(head, arrival);
+                self.hung_up(connection, head, arrival);
                 return None;
             }
             Some(Ok(Err(_))) => ("io", "the connection failed"),

@@ -25,6 +25,7 @@ use crate::{
     key::{KeyError, KeyRing, KeySetting, RelayKey},
     metrics::{self, Exposition, Metrics},
     net::{
+        access::Access,
         listener::{Connection, ConnectionLimit, ListenError, Listener},
         stream::{PlainStream, Stream},
     },
@@ -187,12 +188,7 @@ impl Gateway {
         let room = Arc::clone(&admin.parts.room);
         let soft = shutdown.soft().clone();
         tracker.spawn(async move { room.sweep_until(soft).await });
-        tracker.spawn(sample(
-            Arc::clone(&admin.parts.metrics),
-            Arc::clone(&admin.parts.relays),
-            Arc::clone(&admin.exposition),
-            shutdown.clone(),
-        ));
+        tracker.spawn(sample(admin.parts.clone(), Arc::clone(&admin.exposition), shutdown.clone()));
         let light = Light {
             door: Arc::clone(&door),
             connections: Arc::clone(&admin.connections),
@@ -243,6 +239,7 @@ fn parts(
     let ring = KeyRing::from_read(read_key(config, dir)?, dir)?;
     Ok(Parts {
         metrics: Arc::clone(metrics),
+        access: Arc::new(Access::new(&config.access, &config.proxy)),
         draining: shutdown.soft().clone(),
         ring: Arc::new(ring),
         room: WaitingRoom::new(config.pairing.clone(), Arc::clone(metrics)),
@@ -263,6 +260,7 @@ fn front_door(
     let entrance = Entrance {
         stack: relay::stack(parts),
         metrics: Arc::clone(&parts.metrics),
+        access: Arc::clone(&parts.access),
         draining: parts.draining.clone(),
         max_first_frame: config.front_door.max_first_frame.get(),
         legs: parts.legs.clone(),
@@ -301,12 +299,7 @@ fn serve_admin(
     }
 }
 
-async fn sample(
-    metrics: Arc<Metrics>,
-    relays: Arc<ActiveRelays>,
-    exposition: Arc<Exposition>,
-    shutdown: Shutdown,
-) {
+async fn sample(parts: Parts, exposition: Arc<Exposition>, shutdown: Shutdown) {
     let mut ticks = interval(SAMPLE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
@@ -314,11 +307,12 @@ async fn sample(
         if shutdown.hard().run_until_cancelled(ticks.tick()).await.is_none() {
             return;
         }
-        relays.sample(last.elapsed());
-        metrics.log_lines_lost.absolute(telemetry::lost());
+        parts.relays.sample(last.elapsed());
+        parts.metrics.log_lines_lost.absolute(telemetry::lost());
         last = Instant::now();
         if round.is_multiple_of(UPKEEP_EVERY) {
             exposition.upkeep();
+            parts.access.sweep();
         }
     }
 }

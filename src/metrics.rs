@@ -10,8 +10,11 @@ use metrics_process::Collector;
 use crate::{key::KeyFault, wire::Transport};
 
 /// Why a connection or a leg is refused, apart from the faults of keys.
-pub const REJECTIONS: [&str; 14] = [
+pub const REJECTIONS: [&str; 17] = [
     "connection_limit",
+    "blocked",
+    "address_connections",
+    "address_rate",
     "silent",
     "timeout",
     "hung_up",

@@ -1,6 +1,7 @@
 //! Sockets, up to the point where a leg has said who it is: accepting, telling protocols apart,
 //! reading the first message, and a leg's two states, awake and parked.
 
+pub mod access;
 pub mod first_message;
 pub mod leg;
 pub mod listener;

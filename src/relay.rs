@@ -29,7 +29,7 @@ use self::{
         pipes::{self, Pipes},
     },
 };
-use crate::{config::RelayConfig, key::KeyRing, metrics::Metrics};
+use crate::{config::RelayConfig, key::KeyRing, metrics::Metrics, net::access::Access};
 
 /// The whole way of a leg as one service, its type erased once.
 pub type RelayStack = BoxCloneSyncService<RelayRequest, Outcome, RelayError>;
@@ -39,6 +39,8 @@ pub type RelayStack = BoxCloneSyncService<RelayRequest, Outcome, RelayError>;
 pub struct Parts {
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Who may come in.
+    pub access: Arc<Access>,
     /// Cancelled when no new leg is taken.
     pub draining: CancellationToken,
     /// The keys that are accepted.
@@ -57,7 +59,7 @@ pub struct Parts {
 
 /// Puts the stack together.
 pub fn stack(parts: &Parts) -> RelayStack {
-    let Parts { metrics, draining, ring, room, relays, limits, bulk, legs } = parts.clone();
+    let Parts { metrics, draining, ring, room, relays, limits, bulk, legs, .. } = parts.clone();
     let pipes = Pipes::new(if limits.kernel_splice { pipes::MOST } else { 0 });
     let splicer = Splicer { registry: relays, limits, pipes, bulk };
     BoxCloneSyncService::new(

@@ -404,7 +404,7 @@ fn an_unknown_name_comes_with_the_one_that_was_meant() {
             "config.toml: pairing.idle_timeout: unknown here: it belongs in [relay]",
             "config.toml: pairing.listen: unknown here: it belongs in [admin], or at the top",
             "config.toml: front-door: unknown section: did you mean [front_door]?",
-            "config.toml: zzz: unknown section: the sections are [admin], [front_door]",
+            "config.toml: zzz: unknown section: the sections are [access], [admin], [front_door]",
             "RELAY__PAIRING__TIMEOUTS: pairing.timeouts: unknown key: did you mean RELAY__PAIRING__TIMEOUT?",
             "RELAY__IDLE_TIMEOUT: idle_timeout: unknown key: did you mean RELAY__RELAY__IDLE_TIMEOUT?",
             "RELAY__PAIRING: pairing: this is a section",

@@ -1,8 +1,12 @@
 //! A network, written as `10.0.0.0/8`; a plain address is a network of one.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The bits before the IPv4 address in an IPv6 address that stands for one.
@@ -13,6 +17,17 @@ const MAPPED: u8 = 96;
 pub struct Network(IpNet);
 
 impl Network {
+    /// What a machine calls itself.
+    pub const LOOPBACK: [Self; 2] = [
+        Self(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8))),
+        Self(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128))),
+    ];
+
+    /// Its first address and its last, which are of one family.
+    pub fn bounds(&self) -> (IpAddr, IpAddr) {
+        (self.0.network(), self.0.broadcast())
+    }
+
     /// Whether an address is in it, an IPv4 address that is written as IPv6 too.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())

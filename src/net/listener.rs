@@ -20,7 +20,10 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio_util::sync::CancellationToken;
 
 use self::acceptor::Acceptor;
-use super::stream::{PlainStream, Stream};
+use super::{
+    access::AddressPermit,
+    stream::{PlainStream, Stream},
+};
 use crate::metrics::Metrics;
 
 /// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`,
@@ -71,7 +74,11 @@ pub struct ConnectionLimit {
 }
 
 /// One of the connections that may be open; given back when dropped.
-pub struct ConnectionPermit(Arc<ConnectionLimit>);
+pub struct ConnectionPermit {
+    all: Arc<ConnectionLimit>,
+    /// Its place among those of its address.
+    pub address: AddressPermit,
+}
 
 impl Listener {
     /// Listens on `addr`; `[::]` takes IPv4 too, and becomes `0.0.0.0` where there is no IPv6.
@@ -215,7 +222,7 @@ impl ConnectionLimit {
         // Counted first: `permit` gives its place back also when there was none.
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         self.metrics.connections_open.increment(1.0);
-        let permit = ConnectionPermit(Arc::clone(self));
+        let permit = ConnectionPermit { all: Arc::clone(self), address: AddressPermit::default() };
         if before >= self.max {
             self.metrics.reject("connection_limit");
             tracing::debug!(%peer, limit = self.max, "refused: too many connections");
@@ -231,8 +238,8 @@ impl ConnectionLimit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.connections_open.decrement(1.0);
+        self.all.open.fetch_sub(1, Ordering::Relaxed);
+        self.all.metrics.connections_open.decrement(1.0);
     }
 }
 

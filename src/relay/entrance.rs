@@ -19,6 +19,7 @@ use super::{RelayStack, request::RelayRequest};
 use crate::{
     metrics::Metrics,
     net::{
+        access::Access,
         first_message,
         leg::{Arriving, Leg},
         listener::Connection,
@@ -34,6 +35,8 @@ pub struct Entrance {
     pub stack: RelayStack,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Who may come in.
+    pub access: Arc<Access>,
     /// Cancelled when no new leg is taken.
     pub draining: CancellationToken,
     /// The largest first message, in bytes.

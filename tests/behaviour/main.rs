@@ -1,5 +1,6 @@
 //! The relay's behaviour, over real sockets against a started gateway.
 
+mod access;
 mod admin;
 mod arrivals;
 mod autobahn;

@@ -1,0 +1,41 @@
+//! `[access]`: who may come in, and how much of the relay one address may have.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Network, rules::Rules};
+
+/// The `[access]` section. In all of it, an IPv6 address stands for its /64.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessConfig {
+    /// Networks that are refused.
+    pub blocklist: Vec<Network>,
+    /// Networks to which the limits for one address do not apply; trusted proxies are never
+    /// limited, the clients that they speak for are.
+    pub exempt: Vec<Network>,
+    /// How many connections one address may have open; 0 for any number.
+    pub connections_per_address: u32,
+    /// How many new connections a second one address may make; 0 for any number.
+    pub connection_rate: u32,
+    /// How many of them may come at once, after a pause.
+    pub connection_burst: u32,
+}
+
+impl Default for AccessConfig {
+    fn default() -> Self {
+        Self {
+            blocklist: Vec::new(),
+            exempt: Network::LOOPBACK.to_vec(),
+            connections_per_address: 4096,
+            connection_rate: 200,
+            connection_burst: 4096,
+        }
+    }
+}
+
+impl AccessConfig {
+    pub(super) fn validate(&self, rules: &mut Rules) {
+        rules.between("access.connection_rate", self.connection_rate, 0, 1_000_000);
+        rules.between("access.connection_burst", self.connection_burst, 1, 1_000_000);
+    }
+}
