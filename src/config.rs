@@ -11,6 +11,7 @@ mod dotenv;
 mod environment;
 mod front_door;
 mod hbbr;
+mod keys;
 mod load;
 mod log;
 mod network;
@@ -22,6 +23,7 @@ mod rules;
 mod schema;
 mod setting;
 mod shutdown;
+mod tables;
 mod threads;
 mod toml_file;
 mod units;
@@ -36,6 +38,7 @@ pub use self::{
     admin::AdminConfig,
     command_line::Overrides,
     front_door::FrontDoorConfig,
+    keys::{DEFAULT_LABEL, KeyConfig},
     load::{Loaded, Origins, Sources, load},
     log::{LogConfig, LogFormat},
     network::Network,
@@ -60,6 +63,9 @@ pub struct Config {
     pub key: Secret,
     /// A file that holds the key; empty for none.
     pub key_file: PathBuf,
+    /// Further keys that clients may send instead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeyConfig>,
     /// The front door: first bytes, deadlines, how many connections.
     pub front_door: FrontDoorConfig,
     /// Who stands in front of it.
@@ -89,6 +95,7 @@ impl Default for Config {
             ],
             key: Secret::default(),
             key_file: PathBuf::new(),
+            keys: Vec::new(),
             front_door: FrontDoorConfig::default(),
             proxy: ProxyConfig::default(),
             access: AccessConfig::default(),
@@ -112,6 +119,7 @@ impl Config {
             &["key", "key_file"],
             "key and key_file are both set in one place: leave one of them empty",
         );
+        keys::validate(&self.keys, self.has_single_key(), rules);
         rules.apart_from(("admin.listen", &self.admin.listen), ("listen", &self.listen));
         self.front_door.validate(rules);
         self.proxy.validate(rules);
@@ -122,5 +130,10 @@ impl Config {
         self.admin.validate(rules);
         self.log.validate(rules);
         self.shutdown.validate(rules);
+    }
+
+    /// Whether there is a key without a table, which then has the label [`DEFAULT_LABEL`].
+    pub fn has_single_key(&self) -> bool {
+        !self.key.is_empty() || !self.key_file.as_os_str().is_empty()
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     config::{Config, Secret},
     front_door::FrontDoor,
     http::{self, AdminState, BearerToken, Upgrades},
-    key::{KeyError, KeyRing, KeySetting, RelayKey},
+    key_ring::{KeyRing, KeyRingError, Keys},
     metrics::{self, Exposition, Metrics},
     net::{
         access::Access,
@@ -67,9 +67,9 @@ pub enum GatewayError {
     /// An address is not to be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The key is not to be had.
+    /// A key is not to be had.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] KeyRingError),
     /// The admin token's file.
     #[error("cannot read the admin token file {path}")]
     TokenFile {
@@ -235,8 +235,8 @@ fn parts(
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
     legs: &TaskTracker,
-) -> Result<Parts, KeyError> {
-    let ring = KeyRing::from_read(read_key(config, dir)?, dir)?;
+) -> Result<Parts, KeyRingError> {
+    let ring = KeyRing::new(&Keys::read(config, dir)?.made(dir)?);
     Ok(Parts {
         metrics: Arc::clone(metrics),
         access: Arc::new(Access::new(&config.access, &config.proxy)),
@@ -323,18 +323,6 @@ fn admin_token(config: &Config, dir: &Path) -> Result<(BearerToken, Option<Secre
     }
     let (token, copy) = BearerToken::generate().map_err(GatewayError::Random)?;
     Ok((token, Some(copy)))
-}
-
-/// The key that `config` asks for, its files looked for in `dir`. Writes nothing.
-///
-/// # Errors
-/// When a file is missing, empty or malformed.
-pub fn read_key(config: &Config, dir: &Path) -> Result<KeySetting, KeyError> {
-    if config.key_file.as_os_str().is_empty() {
-        KeySetting::read(config.key.expose(), dir)
-    } else {
-        RelayKey::from_file(&dir.join(&config.key_file)).map(KeySetting::Key)
-    }
 }
 
 /// The admin token that `config` asks for, its file looked for in `dir`; `None` when each start

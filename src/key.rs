@@ -1,4 +1,5 @@
-//! The relay's keys: parsed, generated, compared in constant time, never shown.
+//! A key: parsed, generated, compared in constant time, never shown. Which keys there are, and what
+//! each grants, is `key_ring`'s affair.
 //!
 //! It also tells which of the usual mistakes a wrong key is, so that an operator can help without
 //! either key being printed. Where the key is configured is `config`'s affair.
@@ -11,7 +12,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ed25519_dalek::SigningKey;
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 use zeroize::Zeroizing;
 
 /// The secret key's file of RustDesk-family servers; its public half lies beside it with `.pub`.
@@ -32,10 +33,6 @@ pub struct KeyPair {
     /// 32 bytes: what clients are given.
     pub public: String,
 }
-
-/// The keys that are accepted.
-#[derive(Clone, Debug, Default)]
-pub struct KeyRing(Vec<RelayKey>);
 
 /// What an operator's `key` asks for, before anything is made.
 #[derive(Clone, Debug)]
@@ -166,8 +163,10 @@ impl RelayKey {
         &self.0
     }
 
-    fn verify(&self, sent: &str) -> bool {
-        self.0.as_bytes().ct_eq(sent.as_bytes()).into()
+    /// Whether `sent` is this key. Takes the same time wherever the two differ; only their lengths
+    /// are no secret.
+    pub fn is(&self, sent: &str) -> Choice {
+        self.0.as_bytes().ct_eq(sent.as_bytes())
     }
 }
 
@@ -190,77 +189,65 @@ impl KeySetting {
             text => RelayKey::parse(text).map(Self::Key),
         }
     }
-}
 
-impl KeyRing {
-    /// A ring that accepts every client.
-    pub const fn open() -> Self {
-        Self(Vec::new())
-    }
-
-    /// The ring that an operator's `key` asks for: empty for an open relay; `-` or `_` for the
-    /// key pair in `dir`, made when it is not there; anything else as [`RelayKey::parse`].
-    ///
-    /// # Errors
-    /// When a key file is malformed, or cannot be read or written.
-    pub fn from_setting(key: &str, dir: &Path) -> Result<Self, KeyError> {
-        Self::from_read(KeySetting::read(key, dir)?, dir)
-    }
-
-    /// The same for a setting that was read; a new pair is made in `dir`.
+    /// The key, `None` for an open relay; a new pair is made in `dir`.
     ///
     /// # Errors
     /// When a new pair cannot be made or written.
-    pub fn from_read(setting: KeySetting, dir: &Path) -> Result<Self, KeyError> {
-        match setting {
-            KeySetting::Open => Ok(Self::open()),
-            KeySetting::Key(key) => Ok(Self(vec![key])),
-            KeySetting::NewPair => {
+    pub fn made(self, dir: &Path) -> Result<Option<RelayKey>, KeyError> {
+        match self {
+            Self::Open => Ok(None),
+            Self::Key(key) => Ok(Some(key)),
+            Self::NewPair => {
                 let pair = KeyPair::generate()?;
                 pair.store(dir)?;
-                Ok(Self(vec![RelayKey(Zeroizing::new(pair.public))]))
+                Ok(Some(RelayKey(Zeroizing::new(pair.public))))
             }
         }
     }
+}
 
-    /// Whether every client is accepted.
-    pub fn is_open(&self) -> bool {
-        self.0.is_empty()
-    }
+/// What keys look like after one of the usual mistakes, so that a wrong one is told what it is
+/// without being worked on again for every leg that is refused.
+pub struct Likeness {
+    bare: Zeroizing<String>,
+    unpadded: Zeroizing<String>,
+    lower: Zeroizing<String>,
+}
 
-    /// Checks what a client sent.
-    ///
-    /// # Errors
-    /// When it is none of the keys; tells which usual mistake it is.
-    pub fn verify(&self, sent: &str) -> Result<(), KeyFault> {
-        if self.is_open() || self.0.iter().any(|key| key.verify(sent)) {
-            Ok(())
-        } else {
-            Err(self.diagnose(sent))
+impl Likeness {
+    /// That of `text`.
+    pub fn of(text: &str) -> Self {
+        Self {
+            bare: Zeroizing::new(text.split_whitespace().collect()),
+            unpadded: Zeroizing::new(text.trim_end_matches('=').to_owned()),
+            lower: Zeroizing::new(text.to_ascii_lowercase()),
         }
     }
+}
 
-    fn diagnose(&self, sent: &str) -> KeyFault {
-        let bare = |text: &str| Zeroizing::new(text.split_whitespace().collect::<String>());
-        let unpadded = |text: &str| Zeroizing::new(text.trim_end_matches('=').to_owned());
-        let alike = |change: &dyn Fn(&str) -> Zeroizing<String>| {
-            let sent = change(sent);
-            self.0.iter().any(|key| change(&key.0).as_bytes().ct_eq(sent.as_bytes()).into())
+impl KeyFault {
+    /// Which usual mistake `sent` is, which is none of the keys that look like `keys`.
+    pub fn diagnose<'a>(sent: &str, keys: impl Iterator<Item = &'a Likeness> + Clone) -> Self {
+        let found = Likeness::of(sent);
+        let alike = |of: fn(&Likeness) -> &str| {
+            let same = |key| of(key).as_bytes().ct_eq(of(&found).as_bytes());
+            keys.clone().fold(Choice::from(0), |any, key| any | same(key)).into()
         };
         if sent.trim().is_empty() {
-            KeyFault::Empty
-        } else if *bare(sent) == RUSTDESK_PUBLIC_KEY {
-            KeyFault::PublicDefault
-        } else if decode_secret(&bare(sent)).is_some() {
-            KeyFault::Secret
-        } else if alike(&bare) {
-            KeyFault::Whitespace
-        } else if alike(&unpadded) {
-            KeyFault::Padding
-        } else if alike(&|text| Zeroizing::new(text.to_ascii_lowercase())) {
-            KeyFault::Case
+            Self::Empty
+        } else if *found.bare == RUSTDESK_PUBLIC_KEY {
+            Self::PublicDefault
+        } else if decode_secret(&found.bare).is_some() {
+            Self::Secret
+        } else if alike(|text| &text.bare) {
+            Self::Whitespace
+        } else if alike(|text| &text.unpadded) {
+            Self::Padding
+        } else if alike(|text| &text.lower) {
+            Self::Case
         } else {
-            KeyFault::Unknown
+            Self::Unknown
         }
     }
 }
@@ -388,13 +375,12 @@ mod tests {
 
     #[test]
     fn a_secret_key_stands_for_its_public_half() {
-        let ring = KeyRing::from_setting(&secret(), Path::new("/nonexistent")).unwrap();
-        assert_eq!(ring.verify(PUBLIC), Ok(()));
+        assert!(bool::from(RelayKey::parse(&secret()).unwrap().is(PUBLIC)));
     }
 
     #[test]
     fn every_usual_mistake_is_told_apart() {
-        let ring = KeyRing::from_setting(PUBLIC, Path::new("/nonexistent")).unwrap();
+        let keys = [Likeness::of("another key"), Likeness::of(PUBLIC)];
         for (sent, fault) in [
             ("", KeyFault::Empty),
             (" \n", KeyFault::Empty),
@@ -405,7 +391,7 @@ mod tests {
             (PUBLIC.trim_end_matches('='), KeyFault::Padding),
             ("something else", KeyFault::Unknown),
         ] {
-            assert_eq!(ring.verify(sent), Err(fault), "{sent:?}");
+            assert_eq!(KeyFault::diagnose(sent, keys.iter()), fault, "{sent:?}");
         }
     }
 
@@ -413,9 +399,9 @@ mod tests {
     fn a_generated_pair_is_stored_once_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
         for sign in ["-", "_"] {
-            let ring = KeyRing::from_setting(sign, dir.path()).unwrap();
+            let key = KeySetting::read(sign, dir.path()).unwrap().made(dir.path()).unwrap();
             let public = fs::read_to_string(dir.path().join(PUBLIC_FILE)).unwrap();
-            assert_eq!(ring.verify(&public), Ok(()));
+            assert!(bool::from(key.unwrap().is(&public)));
             assert!(!public.contains(['\n', '/', ':']));
         }
         let path = dir.path().join(SECRET_FILE);
@@ -435,14 +421,14 @@ mod tests {
     fn a_malformed_key_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(SECRET_FILE), "not a key").unwrap();
-        let error = KeyRing::from_setting("_", dir.path()).unwrap_err();
+        let error = KeySetting::read("_", dir.path()).unwrap_err();
         assert!(error.to_string().contains(SECRET_FILE), "{error}");
     }
 
     #[test]
     fn no_key_is_shown() {
-        let ring = KeyRing::from_setting("letmein", Path::new("/nonexistent")).unwrap();
-        assert!(!format!("{ring:?}").contains("letmein"));
+        let key = KeySetting::read("letmein", Path::new("/nonexistent")).unwrap();
+        assert!(!format!("{key:?}").contains("letmein"));
         for fault in KeyFault::ALL {
             assert!(!fault.to_string().contains("letmein"));
         }

@@ -8,6 +8,7 @@ pub mod front_door;
 pub mod gateway;
 pub mod http;
 pub mod key;
+pub mod key_ring;
 pub mod metrics;
 pub mod net;
 pub mod relay;

@@ -29,7 +29,7 @@ use self::{
         pipes::{self, Pipes},
     },
 };
-use crate::{config::RelayConfig, key::KeyRing, metrics::Metrics, net::access::Access};
+use crate::{config::RelayConfig, key_ring::KeyRing, metrics::Metrics, net::access::Access};
 
 /// The whole way of a leg as one service, its type erased once.
 pub type RelayStack = BoxCloneSyncService<RelayRequest, Outcome, RelayError>;
@@ -96,6 +96,7 @@ pub(crate) mod tests {
 
     use super::{request::Paired, *};
     use crate::{
+        key_ring::Grant,
         metrics,
         net::{
             first_message,
@@ -121,7 +122,7 @@ pub(crate) mod tests {
         let (hello, rest) = first_message::of(&head, 4096).unwrap().unwrap();
         let connection = connection.with_socket(Arriving::Plain);
         let leg = Leg { connection, transport: Transport::Tcp, early: head[rest..].into() };
-        (RelayRequest { hello, leg }, client)
+        (RelayRequest { hello, leg, grant: Grant::default() }, client)
     }
 
     /// An idle relay is mostly its future: what it grows by, thousands of relays pay.

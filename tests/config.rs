@@ -8,7 +8,8 @@ use figment::{
     value::{Dict, Value},
 };
 use mini_rust_desk_relay_server::config::{
-    Config, Duration, Loaded, LogFormat, Origin, Overrides, Problems, Secret, Size, Sources, load,
+    Config, Duration, KeyConfig, Loaded, LogFormat, Origin, Overrides, Problems, Secret, Size,
+    Sources, load,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -101,10 +102,27 @@ fn the_file_that_ships_holds_every_key_with_its_default() {
 fn keys(tree: &Value) -> BTreeSet<String> {
     let top: &Dict = tree.as_dict().expect("a table");
     let under = |(name, value): (&String, &Value)| match value.as_dict() {
-        Some(section) => section.keys().map(|key| format!("{name}.{key}")).collect(),
+        Some(_) => keys(value).into_iter().map(|key| format!("{name}.{key}")).collect(),
         None => vec![name.clone()],
     };
     top.iter().flat_map(under).collect()
+}
+
+/// A list of tables is empty by default. What its tables may hold stands in a comment, which is
+/// valid when it is none any more.
+#[test]
+fn the_file_that_ships_shows_a_table_of_every_list() {
+    let text = include_str!("../config.toml");
+    let lines = text.lines().skip_while(|line| *line != "# [[keys]]");
+    let table = lines.take_while(|line| line.starts_with("# "));
+    let table: String = table.map(|line| format!("{}\n", &line[2..])).collect();
+    let shown = Toml::from_str::<Dict>(&table).expect("valid TOML");
+    let shown: BTreeSet<_> = keys(&shown["keys"].as_array().unwrap()[0]);
+    let known = keys(&Value::serialize(KeyConfig::default()).unwrap());
+    let known: BTreeSet<_> = known.into_iter().filter(|name| name != "key").collect();
+    assert_eq!(shown, known);
+    let loaded = Scene::new().toml(&format!("{text}\n{table}")).loaded();
+    assert_eq!(loaded.config.keys.len(), 1);
 }
 
 #[test]
@@ -551,6 +569,100 @@ fn an_empty_variable_that_opens_the_relay_is_warned_of() {
     assert_says(&loaded.warnings.join("\n"), &["open to anyone", "RELAY__KEY", "config.toml"]);
 }
 
+// --- lists of tables ---
+
+const TWO_KEYS: &str = "[[keys]]\nlabel = 'home'\nkey = 'swordfish'\n\
+                        [[keys]]\nlabel = 'office'\nkey_file = 'office.key'\n";
+
+#[test]
+fn a_list_of_tables_is_read_from_the_file_and_from_the_environment() {
+    let from_file = Scene::new().toml(TWO_KEYS).loaded();
+    let list =
+        "[{ label = 'home', key = 'swordfish' }, { label = 'office', key_file = 'office.key' }]";
+    let from_env = Scene::new().env("RELAY__KEYS", list).loaded();
+    assert_eq!(from_file.config, from_env.config);
+    let [home, office] = &from_file.config.keys[..] else { panic!("two keys") };
+    assert_eq!((&*home.label, home.key.expose()), ("home", "swordfish"));
+    assert_eq!((&*office.label, office.key_file.to_str()), ("office", Some("office.key")));
+    // The stronger source's list stands alone.
+    let scene = Scene::new().toml(TWO_KEYS).env("RELAY__KEYS", "[{ label = 'c', key = 'd' }]");
+    assert_eq!(scene.loaded().config.keys.len(), 1);
+    assert!(Scene::new().toml(TWO_KEYS).env("RELAY__KEYS", "").loaded().config.keys.is_empty());
+}
+
+#[test]
+fn every_mistake_in_a_list_of_tables_is_reported_at_once_with_its_table() {
+    let report = Scene::new()
+        .toml(
+            "key = 'k'\n[[keys]]\nlabel = 'home'\nkey = 5318008\n\
+             [[keys]]\nlabel = 'office'\nkey = 'a'\nkey_flie = 'b'\ntimeout = '3s'\nzzz = 1\n\
+             [[keys]]\nlabel = 7\n[[keys]]\nlabel = 'two words'\nkey = '-'\nkey_file = 'x'\n\
+             [[keys]]\nlabel = 'home'\nkey = 'c'\n[[keys]]\nlabel = 'default'\nkey = 'd'",
+        )
+        .problems();
+    let expected = [
+        "config.toml: keys[1].key: found a number, expected text in quotes (the 1st of [[keys]], \"home\")",
+        "config.toml: keys[2].key_flie: unknown key: did you mean key_file? (the 2nd of [[keys]], \"office\")",
+        "config.toml: keys[2].timeout: unknown here: it belongs in [pairing] (the 2nd",
+        "config.toml: keys[2].zzz: unknown key: the keys of each are ",
+        "config.toml: keys[3].label: found the number 7, expected text in quotes (the 3rd of [[keys]])",
+        "config.toml: keys[3].key: found neither key nor key_file, expected one (the 3rd",
+        "config.toml: keys[4].label: found another text, expected 1 to 64 letters",
+        "config.toml: keys[4].key: key and key_file are both set: leave one out (the 4th",
+        "config.toml: keys[4].key: \"-\" and \"_\" stand for id_ed25519 at the top only",
+        "config.toml: keys[5].label: keys[1].label is the same: each key needs a label of its own (the 5th",
+        "config.toml: keys[6].label: the key at the top has this label: choose another one (the 6th",
+    ];
+    assert_says(&report, &expected);
+    assert_eq!(report.lines().count(), expected.len(), "{report}");
+    assert!(!report.contains("5318008"), "{report}");
+}
+
+#[test]
+fn what_is_no_list_of_tables_is_said_to_be_none() {
+    for (toml, said) in [
+        ("keys = 'swordfish'", "keys: this is a list of tables: write [[keys]]"),
+        ("[keys]\nlabel = 'a'", "keys: this is a list of tables: write [[keys]]"),
+        ("keys = ['swordfish']", "keys[1]: expected a table: write [[keys]]"),
+        ("[[key]]\nlabel = 'a'", "key: found a list, expected text in quotes"),
+    ] {
+        let report = Scene::new().toml(toml).problems();
+        assert_says(&report, &[said]);
+        assert_eq!(report.lines().count(), 1, "{report}");
+    }
+    for value in ["swordfish", "[{ label = 'a', key = 'swordfish' ]", "{ key = 'swordfish' }"] {
+        let report = Scene::new().env("RELAY__KEYS", value).problems();
+        assert_says(&report, &["RELAY__KEYS: keys: expected a TOML list such as [{ label"]);
+        assert!(!report.contains("swordfish"), "{report}");
+    }
+    let report = Scene::new().env("RELAY__KEYS__LABEL", "a").problems();
+    assert_says(
+        &report,
+        &["keys.label: this is a list of tables: set RELAY__KEYS, to a TOML list"],
+    );
+}
+
+#[test]
+fn a_key_in_the_line_of_a_label_is_not_shown() {
+    let toml = "[[keys]]\nlabel = 'OeVuKk5nlHiXp+APNn0Y3pC1Iwpwn44JGqrQCsWqmBw='\nkey = 'home'";
+    let report = Scene::new().toml(toml).problems();
+    assert!(!report.contains("OeVu"), "{report}");
+}
+
+#[test]
+fn a_list_of_tables_is_described_last_without_its_secrets() {
+    let loaded = Scene::new().toml(TWO_KEYS).loaded();
+    let text = loaded.describe();
+    assert!(!text.contains("swordfish") && !format!("{loaded:?}").contains("swordfish"), "{text}");
+    assert_says(
+        &text,
+        &["\n[[keys]] # from config.toml\nkey = \"***\"\nlabel = \"home\"\n", "office.key\"\n"],
+    );
+    let mut again = Scene::new().toml(&text).loaded().config;
+    again.keys[0].key = Secret::new("swordfish");
+    assert_eq!(again, loaded.config);
+}
+
 // --- secrets ---
 
 #[test]
@@ -576,6 +688,10 @@ fn no_secret_is_shown_where_something_is_wrong() {
         "admin.token = 5318008",
         "admin.token = '5318008'",
         "keys = '5318008'",
+        "keys = [5318008]",
+        "[[keys]]\nkey = 5318008",
+        "[[keys]]\nlabel = 'a'\nkey = ['5318008']",
+        "[[keys]]\nlabel = 'a'\nkey = '5318008'\nkey_file = 'b'",
         "key = '5318008",
         "key = \"5318008\\q\"",
         "key = a5318008",

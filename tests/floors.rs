@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every room, with its floor: a file of `src` without its ending, and the folder of that name.
-const ROOMS: [(u8, &str); 23] = [
+const ROOMS: [(u8, &str); 24] = [
     (0, "wire"),
     (0, "key"),
     (1, "config"),
@@ -16,6 +16,7 @@ const ROOMS: [(u8, &str); 23] = [
     (1, "shutdown"),
     (2, "telemetry"),
     (2, "net"),
+    (2, "key_ring"),
     (3, "relay/request"),
     (4, "relay/registry"),
     (4, "relay/plane"),

@@ -7,11 +7,7 @@ use std::{
 };
 
 use super::{Settings, tell};
-use crate::{
-    config::Config,
-    gateway::{read_key, read_token},
-    key::KeySetting,
-};
+use crate::{config::Config, gateway::read_token, key_ring::Keys};
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let loaded = settings.load()?;
@@ -26,14 +22,14 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
 /// What serving would stumble over, without what serving would make.
 fn check_files(config: &Config, dir: &Path) -> ExitCode {
     let mut done = ExitCode::SUCCESS;
-    match read_key(config, dir) {
-        Ok(KeySetting::Key(_)) => {}
-        Ok(KeySetting::Open) => {
+    match Keys::read(config, dir) {
+        Ok(keys) if keys.is_open() => {
             eprintln!("warning: no key is set, so anyone may relay through this machine");
         }
-        Ok(KeySetting::NewPair) => eprintln!(
+        Ok(keys) if keys.needs_pair() => eprintln!(
             "warning: there is no id_ed25519 in the working directory yet: a key pair will be made there at start"
         ),
+        Ok(_) => {}
         Err(error) => {
             tell(&error.into());
             done = ExitCode::FAILURE;

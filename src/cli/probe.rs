@@ -22,8 +22,8 @@ use self::{
 use super::Settings;
 use crate::{
     config::{Duration, Secret},
-    gateway::read_key,
     key::KeySetting,
+    key_ring::Keys,
     wire::Transport,
 };
 
@@ -141,7 +141,7 @@ fn licence_key(key: Option<String>, config: Option<PathBuf>) -> anyhow::Result<Z
                     "the configuration, which has the key, is not valid (-k KEY does without)",
                 )?
                 .config;
-            read_key(&config, here)?
+            Keys::read(&config, here)?.first()
         }
     };
     match setting {

@@ -16,20 +16,23 @@ use super::{
 
 const PREFIX: &str = "RELAY__";
 
+const A_LIST_OF_TABLES: &str =
+    "a TOML list such as [{ label = \"office\", key_file = \"office.key\" }]";
+
 /// Reads every variable with the prefix; names ignore case.
 pub(super) fn read(env: &[(String, String)], schema: &Schema) -> Reading {
     let mut reading = Reading::default();
     for (name, text) in env {
         if let Some(key) = key_of(name) {
             let origin = Origin::Environment(name.clone());
-            match schema.default_of(&key) {
-                Some(default) => {
-                    reading.settings.push(Setting::new(key, typed(text, default), origin));
-                }
-                None => {
-                    let what = unknown(&key, schema);
-                    reading.problems.push(Problem::at(origin, key, what));
-                }
+            let value = match schema.default_of(&key) {
+                Some(default) => Ok(typed(text, default)),
+                None if schema.table(&key).is_some() => tables_of(text),
+                None => Err(unknown(&key, schema)),
+            };
+            match value {
+                Ok(value) => reading.settings.push(Setting::new(key, value, origin)),
+                Err(what) => reading.problems.push(Problem::at(origin, key, what)),
             }
         } else if let Some(key) = nearly_named(name, schema) {
             reading.warnings.push(format!(
@@ -64,6 +67,10 @@ fn unknown(key: &str, schema: &Schema) -> String {
         let example = variable_of(&format!("{key}.{first}"));
         return format!("this is a section: set one of its keys, as in {example}");
     }
+    if let Some(list) = key.split('.').next().filter(|list| schema.table(list).is_some()) {
+        let variable = variable_of(list);
+        return format!("this is a list of tables: set {variable}, to {A_LIST_OF_TABLES}");
+    }
     match schema.meant_by(key) {
         Meant::Elsewhere(keys) => {
             let names: Vec<_> = keys.iter().map(|key| variable_of(key)).collect();
@@ -90,6 +97,16 @@ fn typed(text: &str, default: &Value) -> Value {
     }
 }
 
+/// The text as a list of tables. It is not quoted if it is none: it may well hold a secret.
+fn tables_of(text: &str) -> Result<Value, String> {
+    let toml = Toml::from_str::<Dict>(&format!("list = {}", text.trim())).ok();
+    let list =
+        toml.and_then(|tree| tree.get("list").cloned()).filter(|list| list.as_array().is_some());
+    // Set to nothing, as a compose file does with a variable that is not there.
+    let none = || text.trim().is_empty().then(|| Vec::<Value>::new().into());
+    list.or_else(none).ok_or_else(|| format!("expected {A_LIST_OF_TABLES}"))
+}
+
 /// A TOML list, or words with commas between them. `[::]:21117` opens with a bracket and is no
 /// list, so TOML is tried first and not asked for by its looks.
 fn list(text: &str) -> Vec<Value> {
@@ -98,4 +115,21 @@ fn list(text: &str) -> Vec<Value> {
         return list;
     }
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(Value::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::schema::tests::schema_of;
+
+    #[test]
+    fn a_variable_names_a_key_through_both_of_its_sections() {
+        let schema = schema_of("[tls]\n[tls.acme]\ndomains = []");
+        let env = |name: &str| vec![(name.to_owned(), "a.example, b.example".to_owned())];
+        let read = read(&env("RELAY__TLS__ACME__DOMAINS"), &schema).settings.remove(0);
+        assert_eq!(read.key, "tls.acme.domains");
+        assert_eq!(read.value.as_array().map(<[_]>::len), Some(2));
+        let wrong = super::read(&env("RELAY__TLS__ACME"), &schema).problems.remove(0);
+        assert!(wrong.what.contains("as in RELAY__TLS__ACME__DOMAINS"), "{wrong}");
+    }
 }

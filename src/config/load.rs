@@ -20,7 +20,7 @@ use super::{
     rules::{Broken, Rules},
     schema::Schema,
     setting::{Reading, Setting},
-    toml_file,
+    tables, toml_file,
 };
 
 /// Everything that a configuration is read from. The process is not looked at behind its back,
@@ -73,9 +73,10 @@ pub struct Loaded {
 pub struct Origins(BTreeMap<String, Origin>);
 
 impl Origins {
-    /// The origin of a key such as `pairing.timeout`.
+    /// The origin of a key such as `pairing.timeout`, or of one in a table such as `keys[2].label`.
     pub fn of(&self, key: &str) -> &Origin {
-        self.0.get(key).unwrap_or(&Origin::Default)
+        let list = || self.0.get(key.split_once('[')?.0);
+        self.0.get(key).or_else(list).unwrap_or(&Origin::Default)
     }
 }
 
@@ -86,12 +87,12 @@ impl Origins {
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let schema = Schema::new();
     let mut stack = Stack::default();
-    stack.add(toml_file::read(sources.file.as_deref(), &sources.working_dir, &schema));
+    stack.add(&schema, toml_file::read(sources.file.as_deref(), &sources.working_dir, &schema));
     let hbbr = HbbrNames::read(&sources.env, &sources.working_dir);
     let hbbr_bind = hbbr.bind_address();
-    stack.add(hbbr.settings(&stack.listeners()));
-    stack.add(environment::read(&sources.env, &schema));
-    stack.add(sources.overrides.settings(&stack.listeners(), hbbr_bind));
+    stack.add(&schema, hbbr.settings(&stack.listeners()));
+    stack.add(&schema, environment::read(&sources.env, &schema));
+    stack.add(&schema, sources.overrides.settings(&stack.listeners(), hbbr_bind));
     stack.finish()
 }
 
@@ -110,11 +111,17 @@ struct Stack {
 }
 
 impl Stack {
-    fn add(&mut self, reading: Reading) {
+    fn add(&mut self, schema: &Schema, reading: Reading) {
         self.sources += 1;
         self.problems.extend(reading.problems);
         self.warnings.extend(reading.warnings);
         for setting in reading.settings {
+            if schema.table(&setting.key).is_some() {
+                let (sound, problems) = tables::sift(setting, schema);
+                self.problems.extend(problems);
+                self.settings.push((self.sources, sound));
+                continue;
+            }
             match Schema::check(&setting) {
                 Ok(()) => self.settings.push((self.sources, setting)),
                 Err(problem) => self.problems.push(problem),
@@ -179,12 +186,16 @@ impl Stack {
         let mut rules = Rules::default();
         config.validate(&mut rules);
         for Broken { keys, what } in rules.broken {
-            if keys.iter().any(|key| unread.contains(*key)) {
+            let table = |key: &str| key.split_once("].").map(|(table, _)| format!("{table}]"));
+            let is_unread = |key: &String| {
+                unread.contains(key) || table(key).is_some_and(|table| unread.contains(&table))
+            };
+            if keys.iter().any(is_unread) {
                 continue;
             }
             let mut places: Vec<_> = keys.iter().map(|key| origins.of(key).to_string()).collect();
             places.dedup();
-            let key = keys.first().copied().unwrap_or_default();
+            let key = keys.first().cloned().unwrap_or_default();
             self.problems.push(Problem::at(places.join(" and "), key, what));
         }
     }

@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A rule that does not hold.
 pub(super) struct Broken {
     /// Every key that has a part in it; the first is the one to look at.
-    pub(super) keys: Vec<&'static str>,
+    pub(super) keys: Vec<String>,
     pub(super) what: String,
 }
 
@@ -22,15 +22,18 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn require(&mut self, holds: bool, keys: &[&'static str], what: impl Into<String>) {
+    pub(super) fn require(&mut self, holds: bool, keys: &[&str], what: impl Into<String>) {
         if !holds {
-            self.broken.push(Broken { keys: keys.to_vec(), what: what.into() });
+            self.broken.push(Broken {
+                keys: keys.iter().map(|&key| key.to_owned()).collect(),
+                what: what.into(),
+            });
         }
     }
 
     pub(super) fn between<T: PartialOrd + std::fmt::Display>(
         &mut self,
-        key: &'static str,
+        key: &str,
         found: T,
         least: T,
         most: T,
@@ -39,20 +42,20 @@ impl Rules {
         self.require(least <= found && found <= most, &[key], what);
     }
 
-    pub(super) fn timeout(&mut self, key: &'static str, found: Duration) {
+    pub(super) fn timeout(&mut self, key: &str, found: Duration) {
         self.between(key, found, Duration::from_millis(1), LONGEST);
     }
 
-    pub(super) fn wait_or_none(&mut self, key: &'static str, found: Duration) {
+    pub(super) fn wait_or_none(&mut self, key: &str, found: Duration) {
         self.between(key, found, Duration::from_secs(0), LONGEST);
     }
 
-    pub(super) fn at_least_one(&mut self, key: &'static str, found: usize) {
+    pub(super) fn at_least_one(&mut self, key: &str, found: usize) {
         self.require(found >= 1, &[key], "found 0, expected 1 or more");
     }
 
     /// No two of one list may want the same port of the same address.
-    pub(super) fn apart(&mut self, key: &'static str, listeners: &[SocketAddr]) {
+    pub(super) fn apart(&mut self, key: &str, listeners: &[SocketAddr]) {
         for (n, one) in listeners.iter().enumerate() {
             for other in listeners.iter().skip(n + 1).filter(|other| collide(*one, **other)) {
                 self.require(false, &[key], collision(*one, *other));
@@ -63,8 +66,8 @@ impl Rules {
     /// Nor may one of each of two lists.
     pub(super) fn apart_from(
         &mut self,
-        (key, listeners): (&'static str, &[SocketAddr]),
-        (other_key, others): (&'static str, &[SocketAddr]),
+        (key, listeners): (&str, &[SocketAddr]),
+        (other_key, others): (&str, &[SocketAddr]),
     ) {
         for one in listeners {
             for other in others.iter().filter(|other| collide(*one, **other)) {

@@ -74,25 +74,40 @@ impl<'a> Walk<'a> {
     }
 
     fn through(mut self, tree: Dict) -> Reading {
-        for (name, value) in tree {
-            match (self.schema.section(&name), value) {
-                (Some(known), Value::Dict(_, section)) => self.section(&name, known, section),
-                (Some(_), _) => {
-                    let what = format!("this is a section: write [{name}] with its keys below it");
-                    self.problem(name, what);
-                }
-                (None, value) if is_key(self.schema.defaults(), &name) => self.setting(name, value),
-                (None, Value::Dict(..)) => self.unknown_section(name),
-                (None, _) => self.unknown_key(name),
-            }
-        }
+        let schema = self.schema;
+        self.section("", schema.defaults(), tree);
         self.reading
     }
 
-    fn section(&mut self, section: &str, known: &Dict, found: Dict) {
+    /// What was found in a section, the top being one with an empty path. A name is looked up as
+    /// it stands, never as a path: a quoted `"pairing.timeout"` is not a `timeout` in `[pairing]`.
+    fn section(&mut self, path: &str, known: &Dict, found: Dict) {
         for (name, value) in found {
-            let key = format!("{section}.{name}");
-            if is_key(known, &name) { self.setting(key, value) } else { self.unknown_key(key) }
+            let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let known = known.get(&name).map(|known| known.as_dict());
+            match (known, value) {
+                (Some(Some(known)), Value::Dict(_, inner)) => self.section(&key, known, inner),
+                (Some(Some(_)), _) => {
+                    let what = format!("this is a section: write [{key}] with its keys below it");
+                    self.problem(key, what);
+                }
+                (Some(None), value) => self.setting(key, value),
+                (None, value) if path.is_empty() && self.schema.table(&name).is_some() => {
+                    self.list(key, value);
+                }
+                (None, Value::Dict(..)) => self.unknown_section(key),
+                (None, _) => self.unknown_key(key),
+            }
+        }
+    }
+
+    fn list(&mut self, key: String, value: Value) {
+        if value.as_array().is_some() {
+            self.setting(key, value);
+        } else {
+            let what =
+                format!("this is a list of tables: write [[{key}]] for each, with two brackets");
+            self.problem(key, what);
         }
     }
 
@@ -108,8 +123,7 @@ impl<'a> Walk<'a> {
         let what = match self.schema.section_meant_by(&name) {
             Some(meant) => format!("unknown section: did you mean [{meant}]?"),
             None => {
-                let all = self.schema.defaults().keys();
-                let all: Vec<_> = all.filter(|name| self.schema.section(name).is_some()).collect();
+                let all = self.schema.sections();
                 let all: Vec<_> = all.iter().map(|name| format!("[{name}]")).collect();
                 format!("unknown section: the sections are {}", all.join(", "))
             }
@@ -136,16 +150,46 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether a name is a key there, not a section. By its own name, never by a path: a quoted
-/// `"pairing.timeout"` is not a `timeout` in `[pairing]`.
 fn is_key(known: &Dict, name: &str) -> bool {
     known.get(name).is_some_and(|default| default.as_dict().is_none())
 }
 
 /// Where a key belongs in the file.
-fn home(key: &str) -> String {
-    match key.split_once('.') {
+pub(super) fn home(key: &str) -> String {
+    match key.rsplit_once('.') {
         Some((section, _)) => format!("in [{section}]"),
         None => "at the top, above every [section]".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::schema::tests::schema_of;
+
+    #[test]
+    fn a_section_within_a_section_is_walked_like_any_other() {
+        let schema = schema_of("[tls]\ncert = ''\n[tls.acme]\nemail = ''");
+        let found =
+            "[tls]\ncert = 'c'\n[tls.acme]\nemail = 'e'\nemial = 'e'\ncert = 'c'\n[tls.acem]";
+        let walk = Walk::new(Origin::Default, &schema);
+        let Reading { settings, problems, .. } = walk.through(Toml::from_str(found).unwrap());
+        let keys: Vec<_> = settings.iter().map(|setting| &*setting.key).collect();
+        assert_eq!(keys, ["tls.acme.email", "tls.cert"]);
+        let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "default: tls.acem: unknown section: did you mean [tls.acme]?",
+                "default: tls.acme.cert: unknown here: it belongs in [tls]",
+                "default: tls.acme.emial: unknown key: did you mean tls.acme.email?",
+            ]
+        );
+        let flat =
+            Walk::new(Origin::Default, &schema).through(Toml::from_str("tls.acme = 5").unwrap());
+        assert_eq!(
+            flat.problems[0].to_string(),
+            "default: tls.acme: this is a section: write [tls.acme] with its keys below it"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The layer that checks a leg's key.
+//! The layer that checks a leg's key, and gives the leg what the key grants.
 
 use std::{
     sync::Arc,
@@ -9,7 +9,7 @@ use futures_util::future::{Either, Ready, ready};
 use tower::{Layer, Service};
 
 use super::request::{RelayError, RelayRequest};
-use crate::key::KeyRing;
+use crate::key_ring::KeyRing;
 
 /// Wraps a service in [`RequireKey`].
 #[derive(Clone)]
@@ -55,7 +55,10 @@ where
         // Taken out, and so wiped here: no later layer has a use for it.
         let sent = std::mem::take(&mut request.hello.licence_key);
         match self.ring.verify(&sent) {
-            Ok(()) => Either::Right(self.inner.call(request)),
+            Ok(grant) => {
+                request.grant = grant;
+                Either::Right(self.inner.call(request))
+            }
             Err(fault) => Either::Left(ready(Err(RelayError::Key(fault)))),
         }
     }
@@ -66,16 +69,20 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
     use super::*;
-    use crate::{key::KeyFault, relay::tests::request};
+    use crate::{key::KeyFault, key_ring::tests::ring, relay::tests::request};
 
     #[tokio::test]
     async fn the_right_key_goes_on_without_the_key_and_a_wrong_one_does_not() {
-        let ring = KeyRing::from_setting("right", std::path::Path::new(".")).unwrap();
+        let ring = ring("right");
         let service = ServiceBuilder::new().layer(RequireKeyLayer::new(Arc::new(ring))).service(
-            service_fn(async |request: RelayRequest| Ok(request.hello.licence_key.to_string())),
+            service_fn(async |request: RelayRequest| {
+                let label = request.grant.label().map(ToOwned::to_owned);
+                Ok((request.hello.licence_key.to_string(), label))
+            }),
         );
         let (right, _client) = request("uuid", "right").await;
-        assert_eq!(service.clone().oneshot(right).await.unwrap(), "");
+        let passed = service.clone().oneshot(right).await.unwrap();
+        assert_eq!(passed, (String::new(), Some("default".to_owned())));
         let (wrong, _client) = request("uuid", "RIGHT").await;
         let refusal = service.oneshot(wrong).await.unwrap_err();
         assert!(matches!(refusal, RelayError::Key(KeyFault::Case)));

@@ -17,6 +17,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use super::{RelayStack, request::RelayRequest};
 use crate::{
+    key_ring::Grant,
     metrics::Metrics,
     net::{
         access::Access,
@@ -82,7 +83,7 @@ impl Entrance {
         self.metrics.first_frame.record(arrival.accepted.elapsed());
         let connection = connection.with_socket(Arriving::Plain);
         let leg = Leg { connection, transport: Transport::Tcp, early: head[end..].into() };
-        let mut passing = self.stack.call(RelayRequest { hello, leg });
+        let mut passing = self.stack.call(RelayRequest { hello, leg, grant: Grant::default() });
         // A layer may have to wait; those that there are do not.
         if (&mut passing).now_or_never().is_none() {
             self.legs.spawn(passing);
@@ -104,7 +105,7 @@ impl Entrance {
         let leg = leg.with_socket(Arriving::Watched);
         self.metrics.first_frame.record(arrival.accepted.elapsed());
         // What the stack refuses, it has recorded itself.
-        let _ = self.stack.oneshot(RelayRequest { hello, leg }).await;
+        let _ = self.stack.oneshot(RelayRequest { hello, leg, grant: Grant::default() }).await;
     }
 
     async fn first_message(

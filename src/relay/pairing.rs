@@ -22,6 +22,7 @@ use tower::Service;
 use super::request::{Match, Paired, RelayError, RelayRequest};
 use crate::{
     config::PairingConfig,
+    key_ring::Grant,
     metrics::Metrics,
     net::leg::{ParkedLeg, gone},
     wire::{
@@ -54,6 +55,7 @@ struct Waiting {
     leg: ParkedLeg,
     target: Option<Text>,
     conn_type: ConnType,
+    grant: Grant,
     since: Instant,
     _ticket: Ticket,
 }
@@ -74,6 +76,8 @@ pub struct WaitingLeg {
     pub target: Option<Text>,
     /// What the session is for.
     pub conn_type: ConnType,
+    /// What its key gives it.
+    pub grant: Grant,
     /// How long it has waited.
     pub age: Duration,
     /// How long it may still wait.
@@ -148,13 +152,14 @@ impl WaitingRoom {
             return Err(RelayError::Draining);
         }
         let ticket = self.ticket().ok_or(RelayError::WaitingRoomFull)?;
-        let RelayRequest { hello, leg } = request;
+        let RelayRequest { hello, leg, grant } = request;
         let leg = leg.park()?;
         let peer = leg.peer();
         let waiting = Waiting {
             leg,
             target: hello.target,
             conn_type: hello.conn_type,
+            grant,
             since: Instant::now(),
             _ticket: ticket,
         };
@@ -262,6 +267,7 @@ impl WaitingRoom {
                     transport: waiting.leg.transport,
                     target: waiting.target.clone(),
                     conn_type: waiting.conn_type,
+                    grant: waiting.grant.clone(),
                     age,
                     remaining: timeout.saturating_sub(age),
                 }
@@ -291,9 +297,14 @@ impl Drop for Ticket {
 }
 
 fn pair(uuid: RelayUuid, first: Waiting, second: RelayRequest) -> Result<Match, RelayError> {
-    let RelayRequest { hello, leg } = second;
+    let RelayRequest { hello, leg, grant } = second;
     let legs = [first.leg.wake()?, leg.wake()?];
-    tracing::info!("Relayrequest {uuid} from {} got paired", legs[1].connection.peer);
+    tracing::info!(
+        first_key = first.grant.label(),
+        second_key = grant.label(),
+        "Relayrequest {uuid} from {} got paired",
+        legs[1].connection.peer
+    );
     Ok(Match::Paired(Box::new(Paired {
         uuid,
         target: first.target.or(hello.target),
@@ -302,6 +313,7 @@ fn pair(uuid: RelayUuid, first: Waiting, second: RelayRequest) -> Result<Match, 
             said => said,
         },
         legs,
+        grants: [first.grant, grant],
         waited: first.since.elapsed(),
     })))
 }

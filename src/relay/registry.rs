@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::request::{End, LegIndex, Paired, span};
 use crate::{
+    key_ring::Grant,
     metrics::Metrics,
     wire::{
         Transport,
@@ -68,6 +69,8 @@ pub struct ActiveLeg {
     pub address: SocketAddr,
     /// How its messages travel.
     pub transport: Transport,
+    /// What its key gives it.
+    pub grant: Grant,
     received: AtomicU64,
     /// What of `received` the last sample had seen.
     sampled: AtomicU64,
@@ -101,6 +104,7 @@ impl ActiveRelays {
             ActiveLeg {
                 address: leg.connection.peer,
                 transport: leg.transport,
+                grant: paired.grants[index.at()].clone(),
                 received: AtomicU64::new(0),
                 sampled: AtomicU64::new(0),
                 rate: AtomicU64::new(0),
@@ -305,9 +309,11 @@ fn log_end(relay: &ActiveRelay, lasted: Duration, end: End) {
         first = %first.address,
         first_transport = first.transport.label(),
         first_bytes = first.received(),
+        first_key = first.grant.label(),
         second = %second.address,
         second_transport = second.transport.label(),
         second_bytes = second.received(),
+        second_key = second.grant.label(),
         waited_ms = relay.waited().as_millis() as u64,
         duration_ms = lasted.as_millis() as u64,
         end = %end,

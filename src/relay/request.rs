@@ -4,6 +4,7 @@ use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use crate::{
     key::KeyFault,
+    key_ring::Grant,
     net::leg::{Arriving, Leg},
     wire::{
         Transport,
@@ -18,6 +19,8 @@ pub struct RelayRequest {
     pub hello: Hello,
     /// The leg itself.
     pub leg: Leg<Arriving>,
+    /// What its key gives it, once that has been checked.
+    pub grant: Grant,
 }
 
 /// What the pairing service did with a leg.
@@ -40,6 +43,8 @@ pub struct Paired {
     pub conn_type: ConnType,
     /// The leg that waited, and the one that came.
     pub legs: [Leg; 2],
+    /// What the key of each gives it.
+    pub grants: [Grant; 2],
     /// How long the first had waited.
     pub waited: Duration,
 }

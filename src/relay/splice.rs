@@ -403,7 +403,8 @@ mod tests {
         legs[0].transport = Transport::WebSocket;
         let uuid = Text::from("uuid");
         let (target, conn_type) = (None, ConnType::Default);
-        let paired = Paired { uuid, target, conn_type, legs, waited: Duration::ZERO };
+        let (waited, grants) = (Duration::ZERO, Default::default());
+        let paired = Paired { uuid, target, conn_type, legs, grants, waited };
         let metrics = Arc::new(metrics::start().unwrap().0);
         let registry = ActiveRelays::new(tokio_util::sync::CancellationToken::new(), metrics);
         let relay = Arc::clone(registry.enter(&paired).relay());
