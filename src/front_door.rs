@@ -74,8 +74,23 @@ impl FrontDoor {
         }
     }
 
-    /// Serves a connection that has sent `head` until it is none of the door's any more.
-    async fn serve(
+    /// Serves a connection that has to be waited for, until it is none of the door's any more or
+    /// gives way to another.
+    fn serve(
+        self: Arc<Self>,
+        mut connection: Connection<PlainStream>,
+        head: BytesMut,
+        arrival: Arrival,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let stranger = connection.permit.wait();
+        let door = Arc::clone(&self);
+        // Boxed as the rest is, so that a connection's task has room for where it is and no more.
+        let led = Box::pin(self.lead(connection, head, arrival));
+        async move { door.entrance.unless_displaced(&stranger, arrival.peer, led).await }
+    }
+
+    /// Finds out what a connection that has sent `head` speaks, and leads it there.
+    async fn lead(
         self: Arc<Self>,
         connection: Connection<PlainStream>,
         mut head: BytesMut,
@@ -85,7 +100,6 @@ impl FrontDoor {
             Ok(connection) => connection,
             Err(fault) => return self.entrance.refuse(arrival.peer, "io", &fault),
         };
-        // Boxed as the rest is, so that a connection's task has room for where it is and no more.
         let sniffed = Box::pin(self.sniff(&mut connection, &mut head, arrival)).await;
         let Some(protocol) = sniffed else { return };
         match protocol {

@@ -281,12 +281,13 @@ fn serve_admin(
     shutdown: &Shutdown,
 ) -> impl Fn(Connection<PlainStream>) + use<> {
     let (router, shutdown) = (router.clone(), shutdown.clone());
-    move |connection: Connection<PlainStream>| {
+    move |mut connection: Connection<PlainStream>| {
         let accepted = Instant::now();
         let deadline = accepted + patience;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
         let (router, stop) = (router.clone(), shutdown.hard().clone());
-        shutdown.tracker().spawn(async move {
+        let stranger = connection.permit.wait();
+        let served = async move {
             let head = bytes::Bytes::new();
             let Ok(connection) = connection.map_socket(Stream::plain) else { return };
             // The front door's figures are about its clients; who comes here is the operator's.
@@ -295,7 +296,9 @@ fn serve_admin(
             {
                 tracing::debug!("admin connection from {}: {fault}", arrival.peer);
             }
-        });
+        };
+        let served = Box::pin(served);
+        shutdown.tracker().spawn(async move { stranger.unless_displaced(served).await });
     }
 }
 

@@ -5,18 +5,13 @@
 
 mod admin;
 mod bearer;
+mod client;
 mod health;
 mod page;
 mod problem;
 mod websocket;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
@@ -29,6 +24,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use self::client::Client;
 pub use self::{admin::AdminState, bearer::BearerToken, problem::Problem, websocket::Upgrades};
 use crate::{
     net::{listener::Connection, rewind::Rewind, write_deadline::WriteDeadline},
@@ -74,15 +70,18 @@ pub async fn serve(
     patience: Duration,
     stop: &CancellationToken,
 ) -> Result<(), NoRequest> {
-    let asked = Arc::new(AtomicBool::new(false));
-    let note = Arc::clone(&asked);
-    // Not a layer: that would wrap every route anew for each connection.
-    let service =
-        TowerToHyperService::new(router.map_request(move |mut request: hyper::Request<_>| {
-            note.store(true, Ordering::Relaxed);
+    let client = Client::new(connection.permit.stranger().cloned());
+    let (asking, answered) = (client.clone(), client.clone());
+    // Not layers: those would wrap every route anew for each connection.
+    let service = router
+        .map_request(move |mut request: hyper::Request<_>| {
+            asking.asks();
             request.extensions_mut().insert(arrival);
+            request.extensions_mut().insert(asking.clone());
             request
-        }));
+        })
+        .map_response(move |response| answered.answer(response));
+    let service = TowerToHyperService::new(service);
     let io: Io = TokioIo::new(WriteDeadline::new(Rewind::new(head, connection), patience));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -100,7 +99,7 @@ pub async fn serve(
         }
     };
     match ended {
-        Err(error) if !asked.load(Ordering::Relaxed) => Err(NoRequest(error)),
+        Err(error) if !client.has_asked() => Err(NoRequest(error)),
         Err(error) => {
             tracing::debug!(%error, "HTTP connection from {} failed", arrival.peer);
             Ok(())

@@ -10,8 +10,9 @@ use metrics_process::Collector;
 use crate::{key::KeyFault, wire::Transport};
 
 /// Why a connection or a leg is refused, apart from the faults of keys.
-pub const REJECTIONS: [&str; 17] = [
+pub const REJECTIONS: [&str; 18] = [
     "connection_limit",
+    "displaced",
     "blocked",
     "address_connections",
     "address_rate",

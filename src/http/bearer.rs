@@ -9,7 +9,7 @@ use axum::{
 use std::{fmt::Write as _, sync::Arc};
 use subtle::ConstantTimeEq as _;
 
-use super::{AdminState, Problem};
+use super::{AdminState, Problem, client::Client};
 use crate::config::Secret;
 
 /// What `Authorization: Bearer` must carry.
@@ -47,13 +47,16 @@ impl BearerToken {
     }
 }
 
-/// Lets requests pass that carry the token.
+/// Lets requests pass that carry the token; who has sent it once does not give way to others.
 pub(super) async fn require(
     State(admin): State<Arc<AdminState>>,
     request: Request,
     next: Next,
 ) -> Response {
     if admin.token.admits(&request) {
+        if let Some(client) = request.extensions().get::<Client>() {
+            client.shows_token();
+        }
         return next.run(request).await;
     }
     let detail = "send the admin token as 'Authorization: Bearer …': it is admin.token or \

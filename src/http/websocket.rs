@@ -97,12 +97,15 @@ async fn become_leg(upgrades: Upgrades, on_upgrade: OnUpgrade, arrival: Arrival)
         Ok(Err(error)) => return entrance.refuse(arrival.peer, "io", &error),
         Err(_) => return entrance.refuse(arrival.peer, "timeout", &"its upgrade took too long"),
     };
-    let Some((connection, head)) = taken_back(upgraded) else {
+    let Some((mut connection, head)) = taken_back(upgraded) else {
         // The front door serves no other kind of connection.
         tracing::error!("an upgraded connection is not of the kind that was served");
         return;
     };
-    Box::pin(entrance.enter(connection, head, Transport::WebSocket, arrival)).await;
+    let stranger = connection.permit.wait();
+    let entering =
+        Box::pin(entrance.clone().enter(connection, head, Transport::WebSocket, arrival));
+    entrance.unless_displaced(&stranger, arrival.peer, entering).await;
 }
 
 /// The connection, and what was read beyond the request. Nothing of hyper's outlives this: its

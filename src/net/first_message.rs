@@ -6,18 +6,15 @@
 use std::io;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 
-use super::{leg::Leg, listener::Connection};
+use super::{leg::Leg, listener::Connection, read::read_some};
 use crate::wire::{
     Event, Transport,
     frame::{FrameHeader, FrameTooLong},
     rendezvous::{Hello, HelloError},
     websocket::{self, Fault},
 };
-
-/// Room for a client's usual first message in one read.
-const READ: usize = 512;
 
 /// Why a connection does not become a leg.
 #[derive(Debug, thiserror::Error)]
@@ -137,13 +134,8 @@ async fn read_more(
     connection: &mut Connection,
     head: &mut BytesMut,
 ) -> Result<(), FirstMessageError> {
-    head.reserve(READ);
-    match connection.socket.read_buf(head).await {
-        Ok(0) => Err(FirstMessageError::HungUp),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-            Err(FirstMessageError::HungUp)
-        }
-        Err(error) => Err(error.into()),
+    match read_some(&mut connection.socket, head).await? {
+        0 => Err(FirstMessageError::HungUp),
+        _ => Ok(()),
     }
 }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::acceptor::Acceptor;
 use super::{
     access::AddressPermit,
+    strangers::{Stranger, Strangers},
     stream::{PlainStream, Stream},
 };
 use crate::metrics::Metrics;
@@ -66,10 +67,11 @@ pub struct Connection<S = Stream> {
     pub permit: ConnectionPermit,
 }
 
-/// How many connections may be open, and how many are.
+/// How many connections may be open, and how many are; and who gives way to one more.
 pub struct ConnectionLimit {
     max: usize,
     open: Arc<AtomicUsize>,
+    strangers: Arc<Strangers>,
     metrics: Arc<Metrics>,
 }
 
@@ -78,6 +80,8 @@ pub struct ConnectionPermit {
     all: Arc<ConnectionLimit>,
     /// Its place among those of its address.
     pub address: AddressPermit,
+    /// Until it has said who it is, if that had to be waited for.
+    stranger: Option<Arc<Stranger>>,
 }
 
 impl Listener {
@@ -146,12 +150,17 @@ impl Listener {
                     Err(fault) => fault,
                 };
                 limit.metrics.accept_errors.increment(1);
-                if !is_about_one_connection(&fault) {
-                    faults.tell(&fault);
-                    tokio::select! {
-                        () = &mut stopped => return Ok(()),
-                        () = tokio::time::sleep(BACK_OFF) => {}
-                    }
+                if is_about_one_connection(&fault) {
+                    continue;
+                }
+                faults.tell(&fault);
+                if is_about_room(&fault) && limit.make_room() {
+                    // Who gives way lets go of its descriptor when its task has its turn.
+                    break;
+                }
+                tokio::select! {
+                    () = &mut stopped => return Ok(()),
+                    () = tokio::time::sleep(BACK_OFF) => {}
                 }
             }
             tokio::task::yield_now().await;
@@ -169,7 +178,7 @@ impl Faults {
     fn tell(&mut self, error: &io::Error) {
         if self.logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             self.logged = Some(Instant::now());
-            tracing::error!(%error, listener = %self.addr, "cannot accept connections: retrying; if descriptors ran out, raise LimitNOFILE or ulimit -n");
+            tracing::error!(%error, listener = %self.addr, "cannot accept connections: the oldest that have not said who they are give way; if descriptors ran out, raise LimitNOFILE or ulimit -n");
         }
     }
 }
@@ -197,14 +206,18 @@ impl<S> Connection<S> {
 impl ConnectionLimit {
     /// Room for `max` connections.
     pub fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { max, open: Arc::default(), metrics })
+        Arc::new(Self { max, open: Arc::default(), strangers: Arc::default(), metrics })
     }
 
     /// The same connections, and room for `more` of them: for listeners that must answer when the
     /// others are full.
     pub fn with_reserve(&self, more: usize) -> Arc<Self> {
-        let (open, metrics) = (Arc::clone(&self.open), Arc::clone(&self.metrics));
-        Arc::new(Self { max: self.max.saturating_add(more), open, metrics })
+        Arc::new(Self {
+            max: self.max.saturating_add(more),
+            open: Arc::clone(&self.open),
+            strangers: Arc::clone(&self.strangers),
+            metrics: Arc::clone(&self.metrics),
+        })
     }
 
     /// How many are open now.
@@ -212,7 +225,21 @@ impl ConnectionLimit {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection in, if there is room for it.
+    /// Lets the oldest stranger give way, so that its place is free; `false` when nobody can.
+    fn make_room(&self) -> bool {
+        let has_room = self.strangers.displace_oldest();
+        if has_room {
+            self.closed();
+        }
+        has_room
+    }
+
+    fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.connections_open.decrement(1.0);
+    }
+
+    /// Counts a connection in, if there is room for it, or somebody who gives way to it.
     pub fn admit(
         self: &Arc<Self>,
         socket: PlainStream,
@@ -222,8 +249,9 @@ impl ConnectionLimit {
         // Counted first: `permit` gives its place back also when there was none.
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         self.metrics.connections_open.increment(1.0);
-        let permit = ConnectionPermit { all: Arc::clone(self), address: AddressPermit::default() };
-        if before >= self.max {
+        let (all, address) = (Arc::clone(self), AddressPermit::default());
+        let permit = ConnectionPermit { all, address, stranger: None };
+        if before >= self.max && !self.make_room() {
             self.metrics.reject("connection_limit");
             tracing::debug!(%peer, limit = self.max, "refused: too many connections");
             return None;
@@ -236,10 +264,34 @@ impl ConnectionLimit {
     }
 }
 
+impl ConnectionPermit {
+    /// The connection has to be waited for: from here on it may have to give way.
+    pub fn wait(&mut self) -> Arc<Stranger> {
+        Arc::clone(self.stranger.get_or_insert_with(|| self.all.strangers.enter()))
+    }
+
+    /// Who has to be waited for.
+    pub const fn stranger(&self) -> Option<&Arc<Stranger>> {
+        self.stranger.as_ref()
+    }
+
+    /// It has said who it is; `false` when it had to give way before.
+    pub fn let_in(&mut self) -> bool {
+        let let_in = self.stranger.as_ref().is_none_or(|stranger| stranger.is_let_in());
+        if let_in {
+            self.stranger = None;
+        }
+        let_in
+    }
+}
+
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.all.open.fetch_sub(1, Ordering::Relaxed);
-        self.all.metrics.connections_open.decrement(1.0);
+        let was_displaced = self.stranger.as_ref().is_some_and(|stranger| stranger.leave());
+        // The place of who gave way was given to another.
+        if !was_displaced {
+            self.all.closed();
+        }
     }
 }
 
@@ -284,6 +336,14 @@ fn is_about_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionRefused
     )
+}
+
+/// The system, or the process, has no room for one more: descriptors or memory.
+fn is_about_room(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -6,14 +6,9 @@
 
 use std::io;
 
-use bytes::BytesMut;
-use tokio::io::AsyncReadExt as _;
-
-use super::stream::Stream;
+use super::{read::read_some, stream::Stream};
 use crate::wire::{frame::FrameHeader, rendezvous::REQUEST_RELAY_TAG};
-
-/// Room for a client's usual first message in one read.
-const FIRST_READ: usize = 512;
+use bytes::BytesMut;
 
 /// The methods of HTTP/1, each with the space that follows. (`PRI `, HTTP/2's, is not among them.)
 const METHODS: [&[u8]; 9] = [
@@ -68,12 +63,8 @@ pub async fn sniff(stream: &mut Stream, head: &mut BytesMut) -> io::Result<Optio
         if let Some(protocol) = identify(head) {
             return Ok(Some(protocol));
         }
-        head.reserve(FIRST_READ);
-        match stream.read_buf(head).await {
-            Ok(0) => return Ok(None),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            Err(error) => return Err(error),
+        if read_some(stream, head).await? == 0 {
+            return Ok(None);
         }
     }
 }

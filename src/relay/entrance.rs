@@ -24,6 +24,7 @@ use crate::{
         first_message,
         leg::{Arriving, Leg},
         listener::Connection,
+        strangers::Stranger,
         stream::PlainStream,
     },
     wire::{Transport, rendezvous::Hello},
@@ -101,7 +102,10 @@ impl Entrance {
         arrival: Arrival,
     ) {
         let said = self.first_message(connection, head, transport, arrival).await;
-        let Some((hello, leg)) = said else { return };
+        let Some((hello, mut leg)) = said else { return };
+        if !leg.connection.permit.let_in() {
+            return self.displaced(arrival.peer);
+        }
         let leg = leg.with_socket(Arriving::Watched);
         self.metrics.first_frame.record(arrival.accepted.elapsed());
         // What the stack refuses, it has recorded itself.
@@ -135,6 +139,24 @@ impl Entrance {
             None => self.refuse(arrival.peer, "draining", &"this relay is shutting down"),
         }
         None
+    }
+
+    /// Drives what is done for a connection that has to be waited for, and drops it when the
+    /// connection gives way to another.
+    pub async fn unless_displaced(
+        &self,
+        stranger: &Stranger,
+        peer: SocketAddr,
+        work: impl Future<Output = ()>,
+    ) {
+        if stranger.unless_displaced(work).await.is_none() {
+            self.displaced(peer);
+        }
+    }
+
+    fn displaced(&self, peer: SocketAddr) {
+        let reason = "it had not said who it is, and there was no room for one more";
+        self.refuse(peer, "displaced", &reason);
     }
 
     /// Counts and logs a connection that does not become a leg.

@@ -185,9 +185,11 @@ async fn the_connection_limit_refuses_and_gives_places_back() {
         config.admin.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     })
     .await;
+    // Legs, since who has not said who it is gives way.
     let mut held = Vec::new();
-    for _ in 0..3 {
-        held.push(gateway.connect().await);
+    for uuid in ["one", "two", "three"] {
+        held.push(gateway.leg(Tcp, uuid).await);
+        gateway.until_waiting(uuid).await;
     }
     assert_eq!(Wire::connect(gateway.addr).await.rest().await, b"");
     // Who looks after the relay must get in just then.

@@ -23,6 +23,7 @@ mod raw_websocket;
 #[path = "../support/requirement.rs"]
 mod requirement;
 mod slow_readers;
+mod strangers;
 mod support;
 mod upgrade;
 mod vectors;

@@ -301,6 +301,24 @@ async fn an_idle_kept_alive_connection_is_closed() {
     }
 }
 
+/// Without the token: who has it may ask for ever.
+#[tokio::test]
+async fn a_connection_makes_a_bounded_number_of_requests() {
+    let gateway = TestGateway::start().await;
+    for (token, most) in [("", Some(100)), (&*format!("Authorization: Bearer {TOKEN}\r\n"), None)] {
+        let mut wire = Wire::connect(gateway.addr).await;
+        let request = format!("GET /api/v1/stats HTTP/1.1\r\nHost: a\r\n{token}\r\n");
+        for number in 1..=most.unwrap_or(250) {
+            wire.send(&request).await;
+            let is_last = wire.answer().await.headers.contains_key("connection");
+            assert_eq!(is_last, most == Some(number), "request {number}");
+        }
+        if most.is_some() {
+            assert_eq!(wire.rest().await, b"");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_never_reads_its_answers_is_closed() {
     let gateway = impatient(300).await;
