@@ -1,15 +1,27 @@
 //! The relay, started by a program that watches it.
 
 use std::{
-    fs,
+    env, fs,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::{self, JoinHandle},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// The program that is counted: `COST_SUBJECT`, a release build, or Cargo's own of this profile.
+fn subject() -> PathBuf {
+    let named = env::var_os("COST_SUBJECT").map(PathBuf::from);
+    let named = named.map(|named| named.canonicalize().expect("COST_SUBJECT is a program"));
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_mini_rust_desk_relay_server").into())
+}
+
+/// Whether it is a release build, as the bounds are for.
+pub(crate) fn is_release() -> bool {
+    env::var_os("COST_SUBJECT").is_some() || !cfg!(debug_assertions)
+}
 
 /// A relay under watch, killed when dropped before its end.
 pub(crate) struct Relay {
@@ -24,7 +36,7 @@ impl Relay {
     /// empty directory.
     pub(crate) fn start(mut watcher: Command, dir: &Path) -> Self {
         let mut child = watcher
-            .arg(env!("CARGO_BIN_EXE_mini_rust_desk_relay_server"))
+            .arg(subject())
             .args(["--listen", "127.0.0.1:0"])
             .env("RELAY__ADMIN__TOKEN", "a-token-for-tests-only")
             .env("RELAY__SHUTDOWN__DRAIN_TIMEOUT", "0s")
