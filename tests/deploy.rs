@@ -229,7 +229,9 @@ fn dockerfile_copies_what_cargo_needs() {
     let kept: Vec<_> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
     let context = tempfile::tempdir().unwrap();
     for path in &kept {
-        copy(&repository().join(path), &context.path().join(path));
+        let place = context.path().join(path);
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        copy(&repository().join(path), &place);
     }
     let dockerfile = fs::read_to_string(repository().join("deploy/Dockerfile")).unwrap();
     let copied: Vec<_> = dockerfile

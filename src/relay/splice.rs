@@ -7,6 +7,8 @@
 
 mod batch;
 mod flow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod kernel;
 mod migration;
 mod outbox;
