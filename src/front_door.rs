@@ -1,5 +1,5 @@
-//! One connection, from accept on: what it speaks is found out, and it is led to the relay stack
-//! or to hyper. Whatever is neither is closed with nothing sent.
+//! One connection, from accept on: whose it is and what it speaks is found out, and it is led to
+//! the relay stack or to hyper. Whatever is neither is closed with nothing sent.
 
 use std::{
     io::Read as _,
@@ -11,14 +11,17 @@ use std::{
 };
 
 use axum::Router;
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    config::ProxyProtocol,
     http,
     net::{
         listener::Connection,
-        sniff::{Protocol, identify, sniff},
+        proxies::Proxies,
+        proxy_protocol::{self, Introduction, IntroductionError, introduction},
+        sniff::{Protocol, identify, read_until},
         stream::{PlainStream, Stream},
     },
     relay::entrance::{Arrival, Entrance},
@@ -34,6 +37,8 @@ pub struct FrontDoor {
     pub entrance: Entrance,
     /// Where HTTP requests go.
     pub router: Router,
+    /// Who speaks for others.
+    pub proxies: Arc<Proxies>,
     /// How long a connection may take to say who it is.
     pub timeout: Duration,
     /// Whether the hint about TLS was given.
@@ -64,44 +69,89 @@ impl FrontDoor {
             // Nothing yet, or a fault that the next read will find too.
             Err(_) => &[],
         };
+        match self.proxies.protocol_from(arrival.peer) {
+            ProxyProtocol::Off => self.sort(entrance, connection, head, arrival),
+            proxy => self.open_proxied(entrance, connection, head, arrival, proxy),
+        }
+    }
+
+    /// Hears a trusted proxy out first.
+    fn open_proxied(
+        self: &Arc<Self>,
+        entrance: &mut Entrance,
+        mut connection: Connection<PlainStream>,
+        head: &[u8],
+        mut arrival: Arrival,
+        proxy: ProxyProtocol,
+    ) {
+        match introduction(head, proxy == ProxyProtocol::Required) {
+            Some(said) => {
+                if let Some(len) = self.introduced(&mut connection, &mut arrival, said) {
+                    self.sort(entrance, connection, &head[len..], arrival);
+                }
+            }
+            None => {
+                let door = Arc::clone(self);
+                entrance.legs.spawn(door.serve(connection, head.into(), arrival, proxy));
+            }
+        }
+    }
+
+    /// Leads a connection that has sent `head` as far as it goes without waiting.
+    fn sort(
+        self: &Arc<Self>,
+        entrance: &mut Entrance,
+        connection: Connection<PlainStream>,
+        head: &[u8],
+        arrival: Arrival,
+    ) {
         let waits = match identify(head) {
             Some(Protocol::Relay) => entrance.enter_at_once(connection, head, arrival),
             Some(Protocol::Http) | None => Some(connection),
-            Some(strange) => return self.turn_away(strange, arrival),
+            Some(strange) => return self.turn_away(strange, head, arrival),
         };
         if let Some(connection) = waits {
-            entrance.legs.spawn(Arc::clone(self).serve(connection, head.into(), arrival));
+            let heard = ProxyProtocol::Off;
+            entrance.legs.spawn(Arc::clone(self).serve(connection, head.into(), arrival, heard));
         }
     }
 
     /// Serves a connection that has to be waited for, until it is none of the door's any more or
-    /// gives way to another.
+    /// gives way to another. `proxy` is off once a proxy's header was heard.
     fn serve(
         self: Arc<Self>,
         mut connection: Connection<PlainStream>,
         head: BytesMut,
         arrival: Arrival,
+        proxy: ProxyProtocol,
     ) -> impl Future<Output = ()> + Send + 'static {
         let stranger = connection.permit.wait();
         let door = Arc::clone(&self);
         // Boxed as the rest is, so that a connection's task has room for where it is and no more.
-        let led = Box::pin(self.lead(connection, head, arrival));
+        let led = Box::pin(self.lead(connection, head, arrival, proxy));
         async move { door.entrance.unless_displaced(&stranger, arrival.peer, led).await }
     }
 
-    /// Finds out what a connection that has sent `head` speaks, and leads it there.
+    /// Finds out whose a connection that has sent `head` is and what it speaks, and leads it there.
     async fn lead(
         self: Arc<Self>,
         connection: Connection<PlainStream>,
         mut head: BytesMut,
-        arrival: Arrival,
+        mut arrival: Arrival,
+        proxy: ProxyProtocol,
     ) {
         let mut connection = match connection.map_socket(Stream::plain) {
             Ok(connection) => connection,
             Err(fault) => return self.entrance.refuse(arrival.peer, "io", &fault),
         };
-        let sniffed = Box::pin(self.sniff(&mut connection, &mut head, arrival)).await;
-        let Some(protocol) = sniffed else { return };
+        if proxy != ProxyProtocol::Off {
+            let heard = self.hear_proxy(&mut connection, &mut head, &mut arrival, proxy);
+            if Box::pin(heard).await.is_none() {
+                return;
+            }
+        }
+        let read = Box::pin(self.read_until(&mut connection, &mut head, arrival, identify)).await;
+        let Some(protocol) = read else { return };
         match protocol {
             Protocol::Relay => {
                 self.entrance.metrics.connection(protocol.label());
@@ -112,17 +162,64 @@ impl FrontDoor {
                 self.entrance.metrics.connection(protocol.label());
                 Box::pin(self.http(connection, head, arrival)).await;
             }
-            strange => self.turn_away(strange, arrival),
+            strange => self.turn_away(strange, &head, arrival),
         }
     }
 
+    /// Reads what a trusted proxy says first; `None` when the connection has ended with it.
+    async fn hear_proxy(
+        &self,
+        connection: &mut Connection,
+        head: &mut BytesMut,
+        arrival: &mut Arrival,
+        proxy: ProxyProtocol,
+    ) -> Option<()> {
+        let required = proxy == ProxyProtocol::Required;
+        let see = |head: &[u8]| introduction(head, required);
+        let said = self.read_until(connection, head, *arrival, see).await?;
+        let len = self.introduced(connection, arrival, said)?;
+        head.advance(len);
+        Some(())
+    }
+
+    /// Makes the connection that of whom the proxy said it is, who is then let in or not. How many
+    /// bytes were the proxy's; `None` when nobody is let in.
+    fn introduced<S>(
+        &self,
+        connection: &mut Connection<S>,
+        arrival: &mut Arrival,
+        said: Result<Introduction, IntroductionError>,
+    ) -> Option<usize> {
+        let Introduction { client, len } = match said {
+            Ok(introduction) => introduction,
+            Err(fault) => {
+                self.entrance.metrics.connection(Protocol::Unknown.label());
+                self.entrance.refuse(arrival.peer, fault.label(), &fault);
+                return None;
+            }
+        };
+        if let Some(client) = client {
+            connection.peer = client;
+            arrival.peer = client;
+            if let Err(denial) = self.entrance.access.admit(connection) {
+                self.entrance.refuse(client, denial.label(), &denial);
+                return None;
+            }
+        }
+        Some(len)
+    }
+
     /// Closes a connection that speaks what the relay does not.
-    fn turn_away(&self, protocol: Protocol, arrival: Arrival) {
+    fn turn_away(&self, protocol: Protocol, head: &[u8], arrival: Arrival) {
         self.entrance.metrics.connection(protocol.label());
         if protocol == Protocol::Tls {
             return self.hint_at_tls(arrival);
         }
-        let reason = "its first bytes are no protocol of ours";
+        let reason = if proxy_protocol::is_begun(head) {
+            "it sends a PROXY header, and is none of proxy.trusted, or proxy.protocol is off"
+        } else {
+            "its first bytes are no protocol of ours"
+        };
         self.entrance.refuse(arrival.peer, "unknown_protocol", &reason);
     }
 
@@ -137,16 +234,18 @@ impl FrontDoor {
         }
     }
 
-    async fn sniff(
+    /// What `see` sees at the start of a connection; `None` when it has ended instead.
+    async fn read_until<T>(
         &self,
         connection: &mut Connection,
         head: &mut BytesMut,
         arrival: Arrival,
-    ) -> Option<Protocol> {
-        let bounded = timeout_at(arrival.deadline, sniff(&mut connection.socket, head));
-        let sniffed = self.entrance.draining.run_until_cancelled(bounded).await;
-        let (label, reason) = match sniffed {
-            Some(Ok(Ok(Some(protocol)))) => return Some(protocol),
+        see: impl Fn(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        let bounded = timeout_at(arrival.deadline, read_until(&mut connection.socket, head, see));
+        let read = self.entrance.draining.run_until_cancelled(bounded).await;
+        let (label, reason) = match read {
+            Some(Ok(Ok(Some(seen)))) => return Some(seen),
             Some(Ok(Ok(None))) => {
                 self.hung_up(connection, head, arrival);
                 return None;

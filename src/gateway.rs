@@ -27,6 +27,7 @@ use crate::{
     net::{
         access::Access,
         listener::{Connection, ConnectionLimit, ListenError, Listener},
+        proxies::Proxies,
         stream::{PlainStream, Stream},
     },
     relay::{
@@ -240,6 +241,7 @@ fn parts(
     Ok(Parts {
         metrics: Arc::clone(metrics),
         access: Arc::new(Access::new(&config.access, &config.proxy)),
+        proxies: Arc::new(Proxies::new(&config.proxy)),
         draining: shutdown.soft().clone(),
         ring: Arc::new(ring),
         room: WaitingRoom::new(config.pairing.clone(), Arc::clone(metrics)),
@@ -270,6 +272,7 @@ fn front_door(
     FrontDoor {
         entrance,
         router: http::front_door(upgrades, admin, with_admin),
+        proxies: Arc::clone(&parts.proxies),
         timeout,
         tls_hinted: AtomicBool::new(false),
     }

@@ -10,7 +10,7 @@ use metrics_process::Collector;
 use crate::{key::KeyFault, wire::Transport};
 
 /// Why a connection or a leg is refused, apart from the faults of keys.
-pub const REJECTIONS: [&str; 18] = [
+pub const REJECTIONS: [&str; 20] = [
     "connection_limit",
     "displaced",
     "blocked",
@@ -20,6 +20,8 @@ pub const REJECTIONS: [&str; 18] = [
     "timeout",
     "hung_up",
     "unknown_protocol",
+    "proxy_header",
+    "proxy_header_missing",
     "tls",
     "frame_too_long",
     "malformed",

@@ -1,10 +1,12 @@
-//! Sockets, up to the point where a leg has said who it is: accepting, telling protocols apart,
-//! reading the first message, and a leg's two states, awake and parked.
+//! Sockets, up to the point where a leg has said who it is: accepting, who stands in front, telling
+//! protocols apart, reading the first message, and a leg's two states, awake and parked.
 
 pub mod access;
 pub mod first_message;
 pub mod leg;
 pub mod listener;
+pub mod proxies;
+pub mod proxy_protocol;
 pub mod read;
 pub mod rewind;
 pub mod sniff;

@@ -29,7 +29,12 @@ use self::{
         pipes::{self, Pipes},
     },
 };
-use crate::{config::RelayConfig, key_ring::KeyRing, metrics::Metrics, net::access::Access};
+use crate::{
+    config::RelayConfig,
+    key_ring::KeyRing,
+    metrics::Metrics,
+    net::{access::Access, proxies::Proxies},
+};
 
 /// The whole way of a leg as one service, its type erased once.
 pub type RelayStack = BoxCloneSyncService<RelayRequest, Outcome, RelayError>;
@@ -41,6 +46,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Who may come in.
     pub access: Arc<Access>,
+    /// Who speaks for others.
+    pub proxies: Arc<Proxies>,
     /// Cancelled when no new leg is taken.
     pub draining: CancellationToken,
     /// The keys that are accepted.

@@ -53,15 +53,19 @@ impl Protocol {
     }
 }
 
-/// Reads into `head` until the protocol is certain; `None` when the peer hung up before, in good
-/// order or not. Has no deadline of its own.
+/// Reads into `head` until `see`, such as [`identify`], has seen enough of it; `None` when the peer
+/// hung up before, in good order or not. Has no deadline, and no bound but that of `see`.
 ///
 /// # Errors
 /// When reading fails.
-pub async fn sniff(stream: &mut Stream, head: &mut BytesMut) -> io::Result<Option<Protocol>> {
+pub async fn read_until<T>(
+    stream: &mut Stream,
+    head: &mut BytesMut,
+    see: impl Fn(&[u8]) -> Option<T>,
+) -> io::Result<Option<T>> {
     loop {
-        if let Some(protocol) = identify(head) {
-            return Ok(Some(protocol));
+        if let Some(seen) = see(head) {
+            return Ok(Some(seen));
         }
         if read_some(stream, head).await? == 0 {
             return Ok(None);

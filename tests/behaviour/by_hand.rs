@@ -1,11 +1,14 @@
 //! What a client can say when no library keeps it from it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use mini_rust_desk_relay_server::wire::{Transport, frame};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -23,7 +26,17 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        let socket = TcpStream::connect(addr).await.expect("the gateway accepts");
+        Self::over(TcpStream::connect(addr).await.expect("the gateway accepts"))
+    }
+
+    /// A connection from `ip`, one of loopback's addresses.
+    pub(crate) async fn connect_from(ip: Ipv4Addr, addr: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from((ip, 0))).expect("an address of loopback's");
+        Self::over(socket.connect(addr).await.expect("the gateway accepts"))
+    }
+
+    fn over(socket: TcpStream) -> Self {
         socket.set_nodelay(true).expect("an option");
         Self { socket, read: Vec::new() }
     }
@@ -150,6 +163,15 @@ impl TestGateway {
         let lines = text.lines().filter(|line| line.starts_with("relay_rejected_total{"));
         let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         counts.sum()
+    }
+
+    /// The address that the waiting leg `uuid` has, once it waits.
+    pub(crate) async fn address_of(&self, uuid: &str) -> String {
+        self.until_waiting(uuid).await;
+        let waiting = self.get("/api/v1/waiting?limit=1000").await.json();
+        let legs = waiting["items"].as_array().expect("a list");
+        let leg = legs.iter().find(|leg| leg["uuid"] == uuid).expect("it waits");
+        leg["address"].as_str().expect("text").to_owned()
     }
 
     /// Returns once the gateway has seen what was sent before: it answers after that.

@@ -19,6 +19,7 @@ mod mixed_transports;
 mod pairing;
 mod planes;
 mod process;
+mod proxy_header;
 mod raw_websocket;
 #[path = "../support/requirement.rs"]
 mod requirement;
