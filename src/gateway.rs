@@ -28,6 +28,7 @@ use crate::{
         access::Access,
         listener::{Connection, ConnectionLimit, ListenError, Listener},
         proxies::Proxies,
+        refusals::Refusals,
         stream::{PlainStream, Stream},
     },
     relay::{
@@ -133,7 +134,11 @@ impl Gateway {
         let further = 1..config.threads.light();
         let shared: Result<_, _> =
             further.map(|_| listeners.iter().map(Listener::share).collect()).collect();
-        let connections = ConnectionLimit::new(max_connections(&config), Arc::clone(&metrics));
+        let connections = ConnectionLimit::new(
+            max_connections(&config),
+            Arc::clone(&metrics),
+            Arc::clone(&parts.refusals),
+        );
         let admin = Arc::new(AdminState {
             parts: parts.clone(),
             connections,
@@ -216,6 +221,7 @@ impl Gateway {
         tracker.close();
         // Those that are cut short say so; what does not end by itself ends with the runtime.
         let _ = timeout(FAREWELL, async { tokio::join!(legs.wait(), tracker.wait()) }).await;
+        admin.parts.refusals.tell_all();
     }
 }
 
@@ -240,6 +246,7 @@ fn parts(
     let ring = KeyRing::new(&Keys::read(config, dir)?.made(dir)?);
     Ok(Parts {
         metrics: Arc::clone(metrics),
+        refusals: Refusals::new(Arc::clone(metrics)),
         access: Arc::new(Access::new(&config.access, &config.proxy)),
         proxies: Arc::new(Proxies::new(&config.proxy)),
         draining: shutdown.soft().clone(),
@@ -262,6 +269,7 @@ fn front_door(
     let entrance = Entrance {
         stack: relay::stack(parts),
         metrics: Arc::clone(&parts.metrics),
+        refusals: Arc::clone(&parts.refusals),
         access: Arc::clone(&parts.access),
         draining: parts.draining.clone(),
         max_first_frame: config.front_door.max_first_frame.get(),
@@ -314,6 +322,7 @@ async fn sample(parts: Parts, exposition: Arc<Exposition>, shutdown: Shutdown) {
             return;
         }
         parts.relays.sample(last.elapsed());
+        parts.refusals.tell();
         parts.metrics.log_lines_lost.absolute(telemetry::lost());
         last = Instant::now();
         if round.is_multiple_of(UPKEEP_EVERY) {

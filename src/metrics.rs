@@ -33,6 +33,11 @@ pub const REJECTIONS: [&str; 20] = [
     "io",
 ];
 
+/// Every reason for which a connection or a leg is refused.
+pub fn rejections() -> impl Iterator<Item = &'static str> {
+    REJECTIONS.into_iter().chain(KeyFault::ALL.map(KeyFault::label))
+}
+
 /// Why a leg left the waiting room without a peer.
 pub const UNPAIRED: [&str; 3] = ["timeout", "hung_up", "draining"];
 
@@ -140,8 +145,7 @@ impl Exposition {
 
 impl Metrics {
     fn register() -> Self {
-        let reasons: Vec<_> =
-            REJECTIONS.into_iter().chain(KeyFault::ALL.map(KeyFault::label)).collect();
+        let reasons: Vec<_> = rejections().collect();
         let transports = [Transport::Tcp, Transport::WebSocket].map(Transport::label);
         Self {
             connections_open: gauge("relay_connections_open", "Connections open now"),

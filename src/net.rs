@@ -8,6 +8,7 @@ pub mod listener;
 pub mod proxies;
 pub mod proxy_protocol;
 pub mod read;
+pub mod refusals;
 pub mod rewind;
 pub mod sniff;
 pub mod strangers;

@@ -33,7 +33,7 @@ use crate::{
     config::RelayConfig,
     key_ring::KeyRing,
     metrics::Metrics,
-    net::{access::Access, proxies::Proxies},
+    net::{access::Access, proxies::Proxies, refusals::Refusals},
 };
 
 /// The whole way of a leg as one service, its type erased once.
@@ -44,6 +44,8 @@ pub type RelayStack = BoxCloneSyncService<RelayRequest, Outcome, RelayError>;
 pub struct Parts {
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Counts and logs who is refused.
+    pub refusals: Arc<Refusals>,
     /// Who may come in.
     pub access: Arc<Access>,
     /// Who speaks for others.
@@ -66,12 +68,12 @@ pub struct Parts {
 
 /// Puts the stack together.
 pub fn stack(parts: &Parts) -> RelayStack {
-    let Parts { metrics, draining, ring, room, relays, limits, bulk, legs, .. } = parts.clone();
+    let Parts { refusals, draining, ring, room, relays, limits, bulk, legs, .. } = parts.clone();
     let pipes = Pipes::new(if limits.kernel_splice { pipes::MOST } else { 0 });
     let splicer = Splicer { registry: relays, limits, pipes, bulk };
     BoxCloneSyncService::new(
         ServiceBuilder::new()
-            .layer(RecordLayer::new(metrics))
+            .layer(RecordLayer::new(refusals))
             .layer(AdmissionLayer::new(draining))
             .layer(RequireKeyLayer::new(ring))
             .and_then(move |matched| splice(&splicer, &legs, matched))
@@ -123,7 +125,8 @@ pub(crate) mod tests {
         let (socket, peer) = listener.accept().await.unwrap();
         let socket = socket.into_std().unwrap();
         let metrics = Arc::new(metrics::start().unwrap().0);
-        let connection = ConnectionLimit::new(1, metrics).admit(socket, peer).unwrap();
+        let refusals = Refusals::new(Arc::clone(&metrics));
+        let connection = ConnectionLimit::new(1, metrics, refusals).admit(socket, peer).unwrap();
         let payload = request_relay(uuid, "", key, ConnType::Default);
         let head = crate::wire::frame::encode(&payload).unwrap();
         let (hello, rest) = first_message::of(&head, 4096).unwrap().unwrap();

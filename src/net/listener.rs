@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::acceptor::Acceptor;
 use super::{
     access::AddressPermit,
+    refusals::Refusals,
     strangers::{Stranger, Strangers},
     stream::{PlainStream, Stream},
 };
@@ -73,6 +74,7 @@ pub struct ConnectionLimit {
     open: Arc<AtomicUsize>,
     strangers: Arc<Strangers>,
     metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
 }
 
 /// One of the connections that may be open; given back when dropped.
@@ -205,8 +207,8 @@ impl<S> Connection<S> {
 
 impl ConnectionLimit {
     /// Room for `max` connections.
-    pub fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { max, open: Arc::default(), strangers: Arc::default(), metrics })
+    pub fn new(max: usize, metrics: Arc<Metrics>, refusals: Arc<Refusals>) -> Arc<Self> {
+        Arc::new(Self { max, open: Arc::default(), strangers: Arc::default(), metrics, refusals })
     }
 
     /// The same connections, and room for `more` of them: for listeners that must answer when the
@@ -217,6 +219,7 @@ impl ConnectionLimit {
             open: Arc::clone(&self.open),
             strangers: Arc::clone(&self.strangers),
             metrics: Arc::clone(&self.metrics),
+            refusals: Arc::clone(&self.refusals),
         })
     }
 
@@ -252,8 +255,11 @@ impl ConnectionLimit {
         let (all, address) = (Arc::clone(self), AddressPermit::default());
         let permit = ConnectionPermit { all, address, stranger: None };
         if before >= self.max && !self.make_room() {
-            self.metrics.reject("connection_limit");
-            tracing::debug!(%peer, limit = self.max, "refused: too many connections");
+            let why = format_args!(
+                "{} connections are open; raise front_door.max_connections, and ulimit -n, if this is no flood",
+                self.max
+            );
+            self.refusals.refuse(peer, "connection_limit", &why);
             return None;
         }
         if !inherits_options() {

@@ -24,6 +24,7 @@ use crate::{
         first_message,
         leg::{Arriving, Leg},
         listener::Connection,
+        refusals::Refusals,
         strangers::Stranger,
         stream::PlainStream,
     },
@@ -37,6 +38,8 @@ pub struct Entrance {
     pub stack: RelayStack,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Counts and logs who is refused.
+    pub refusals: Arc<Refusals>,
     /// Who may come in.
     pub access: Arc<Access>,
     /// Cancelled when no new leg is taken.
@@ -161,7 +164,6 @@ impl Entrance {
 
     /// Counts and logs a connection that does not become a leg.
     pub fn refuse(&self, peer: SocketAddr, label: &str, reason: &dyn std::fmt::Display) {
-        self.metrics.reject(label);
-        tracing::debug!(reason = label, "refused {peer}: {reason}");
+        self.refusals.refuse(peer, label, reason);
     }
 }

@@ -13,25 +13,25 @@ use futures_util::TryFutureExt as _;
 use tower::{Layer, Service};
 
 use super::request::{Outcome, RelayError, RelayRequest, span};
-use crate::{metrics::Metrics, wire::rendezvous::RelayUuid};
+use crate::{net::refusals::Refusals, wire::rendezvous::RelayUuid};
 
 /// Wraps a service in [`Record`].
 #[derive(Clone)]
 pub struct RecordLayer {
-    metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
 }
 
 /// Records what the service within refuses.
 #[derive(Clone)]
 pub struct Record<S> {
     inner: S,
-    metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
 }
 
 impl RecordLayer {
-    /// Counts on `metrics`.
-    pub const fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics }
+    /// Records in `refusals`.
+    pub const fn new(refusals: Arc<Refusals>) -> Self {
+        Self { refusals }
     }
 }
 
@@ -39,7 +39,7 @@ impl<S> Layer<S> for RecordLayer {
     type Service = Record<S>;
 
     fn layer(&self, inner: S) -> Record<S> {
-        Record { inner, metrics: Arc::clone(&self.metrics) }
+        Record { inner, refusals: Arc::clone(&self.refusals) }
     }
 }
 
@@ -59,11 +59,12 @@ where
     fn call(&mut self, request: RelayRequest) -> Self::Future {
         let (peer, uuid) = (request.peer(), request.hello.uuid.clone());
         let relayed = span(&uuid).in_scope(|| self.inner.call(request));
-        let metrics = Arc::clone(&self.metrics);
+        let refusals = Arc::clone(&self.refusals);
         // Not an async block: that would have room for `relayed` twice.
         Box::pin(relayed.inspect_err(move |refusal: &RelayError| {
-            metrics.reject(refusal.label());
-            span(&uuid).in_scope(|| record(refusal, peer, &uuid));
+            if refusals.count(refusal.label()) {
+                span(&uuid).in_scope(|| record(refusal, peer, &uuid));
+            }
         }))
     }
 }
@@ -96,7 +97,7 @@ mod tests {
     async fn a_refusal_is_counted_once_by_its_reason() {
         let (metrics, exposition) = metrics::start().unwrap();
         let service = ServiceBuilder::new()
-            .layer(RecordLayer::new(Arc::new(metrics)))
+            .layer(RecordLayer::new(Refusals::new(Arc::new(metrics))))
             .service(service_fn(async |_| Err(RelayError::Key(KeyFault::Case))));
         let (request, _client) = request("uuid", "").await;
         service.oneshot(request).await.unwrap_err();

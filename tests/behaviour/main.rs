@@ -21,6 +21,7 @@ mod planes;
 mod process;
 mod proxy_header;
 mod raw_websocket;
+mod refusals;
 #[path = "../support/requirement.rs"]
 mod requirement;
 mod slow_readers;

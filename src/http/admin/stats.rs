@@ -1,6 +1,6 @@
 //! `/stats`: the node at a glance.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State};
 use jiff::Timestamp;
@@ -28,6 +28,8 @@ pub(super) struct Stats {
     /// Since the start, both ways, framing included.
     bytes_total: u64,
     bytes_per_second: u64,
+    /// Connections and legs refused since the start, by the reason.
+    refused: BTreeMap<&'static str, u64>,
 }
 
 pub(super) async fn show(
@@ -47,5 +49,6 @@ pub(super) async fn show(
         relays_total: relays.total(),
         bytes_total: relays.total_bytes(),
         bytes_per_second: relays.all().iter().map(|relay| relay.rate()).sum(),
+        refused: admin.parts.refusals.totals().collect(),
     })
 }
