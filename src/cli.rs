@@ -49,7 +49,7 @@ enum Command {
 }
 
 /// Settings that flags can give; everything else is in the configuration.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 struct Settings {
     /// Read this configuration instead of ./config.toml.
     #[arg(short, long, value_name = "FILE")]

@@ -5,6 +5,7 @@
 
 mod access;
 mod admin;
+mod change;
 mod command_line;
 mod describe;
 mod dotenv;
@@ -12,6 +13,7 @@ mod environment;
 mod front_door;
 mod hbbr;
 mod keys;
+mod live;
 mod load;
 mod log;
 mod network;
@@ -36,9 +38,11 @@ use self::rules::Rules;
 pub use self::{
     access::AccessConfig,
     admin::AdminConfig,
+    change::{Changes, Effect, effect_of},
     command_line::Overrides,
     front_door::FrontDoorConfig,
     keys::{DEFAULT_LABEL, KeyConfig},
+    live::Live,
     load::{Loaded, Origins, Sources, load},
     log::{LogConfig, LogFormat},
     network::Network,

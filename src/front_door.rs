@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use axum::Router;
@@ -39,8 +38,6 @@ pub struct FrontDoor {
     pub router: Router,
     /// Who speaks for others.
     pub proxies: Arc<Proxies>,
-    /// How long a connection may take to say who it is.
-    pub timeout: Duration,
     /// Whether the hint about TLS was given.
     pub tls_hinted: AtomicBool,
 }
@@ -57,7 +54,7 @@ impl FrontDoor {
         mut connection: Connection<PlainStream>,
     ) {
         let accepted = Instant::now();
-        let deadline = accepted + self.timeout;
+        let deadline = accepted + self.entrance.patience();
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
         if let Err(denial) = self.entrance.access.admit(&mut connection) {
             return self.entrance.refuse(arrival.peer, denial.label(), &denial);
@@ -261,8 +258,8 @@ impl FrontDoor {
 
     async fn http(&self, connection: Connection, head: BytesMut, arrival: Arrival) {
         let router = self.router.clone();
-        let stop = &self.entrance.draining;
-        let served = http::serve(connection, head.freeze(), router, arrival, self.timeout, stop);
+        let (stop, patience) = (&self.entrance.draining, self.entrance.patience());
+        let served = http::serve(connection, head.freeze(), router, arrival, patience, stop);
         if let Err(fault) = served.await {
             self.entrance.refuse(arrival.peer, fault.label(), &fault);
         }

@@ -1,13 +1,16 @@
 //! The composition root: everything is made and plugged together here, and run until it has
 //! drained.
 
+mod capacity;
+mod control;
 mod light;
+mod reload;
+mod secrets;
 
 use std::{
-    io,
     net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    path::Path,
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -17,9 +20,19 @@ use metrics_exporter_prometheus::BuildError;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
-use self::light::{Light, accept};
+use self::{
+    capacity::max_connections,
+    light::{Light, accept},
+    reload::Rooms,
+    secrets::draw_token,
+};
+pub use self::{
+    control::Control,
+    reload::Reloader,
+    secrets::{TokenError, read_token, tell_token},
+};
 use crate::{
-    config::{Config, Secret},
+    config::{Config, FrontDoorConfig, Live, Secret},
     front_door::FrontDoor,
     http::{self, AdminState, BearerToken, Upgrades},
     key_ring::{KeyRing, KeyRingError, Keys},
@@ -37,7 +50,6 @@ use crate::{
         pairing::WaitingRoom,
         plane::BulkPlane,
         registry::ActiveRelays,
-        splice::pipes,
     },
     shutdown::Shutdown,
     telemetry,
@@ -52,13 +64,6 @@ const UPKEEP_EVERY: u32 = 5;
 /// How long relays that are cut short may take to say so.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Descriptors that are not for connections of the front door: listeners, files, the admin's
-/// reserve, and the pipes.
-const RESERVED_DESCRIPTORS: usize = 64 + 2 * pipes::MOST;
-
-/// Those of a thread's runtime.
-const THREAD_DESCRIPTORS: usize = 4;
-
 /// Connections that the admin's own listeners take beyond `front_door.max_connections`: who looks
 /// after a relay, and what watches its health, must get in when it is full.
 const ADMIN_RESERVE: usize = 32;
@@ -72,31 +77,13 @@ pub enum GatewayError {
     /// A key is not to be had.
     #[error(transparent)]
     Key(#[from] KeyRingError),
-    /// The admin token's file.
-    #[error("cannot read the admin token file {path}")]
-    TokenFile {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The admin token's file holds no token to speak of.
-    #[error("the admin token file {path} holds fewer than {min} characters", min = MIN_TOKEN)]
-    ShortToken {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The system gave no random bytes.
-    #[error("cannot draw random bytes for an admin token: {0}")]
-    Random(getrandom::Error),
+    /// The admin token is not to be had.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A constant of ours was refused.
     #[error("the metrics cannot be set up")]
     Metrics(#[from] BuildError),
 }
-
-/// As `config` demands of a token that is set there.
-const MIN_TOKEN: usize = 16;
 
 /// A relay that listens, and runs once it is told to.
 pub struct Gateway {
@@ -111,7 +98,7 @@ pub struct Gateway {
     shutdown: Shutdown,
     /// The front door's connections; `Shutdown`'s own tracker has what serves the gateway itself.
     legs: TaskTracker,
-    drain_timeout: Duration,
+    control: Arc<Control>,
 }
 
 impl Gateway {
@@ -125,40 +112,55 @@ impl Gateway {
         let shutdown = Shutdown::default();
         let legs = TaskTracker::new();
         let parts = parts(&config, dir, &metrics, &shutdown, &legs)?;
-        let (token, generated_token) = admin_token(&config, dir)?;
+        let (token, generated_token) = match read_token(&config, dir)? {
+            Some(token) => (token, None),
+            None => draw_token().map(|token| (token.clone(), Some(token)))?,
+        };
+        let token = Arc::new(BearerToken::new(token));
         let bind = |addrs: &[SocketAddr]| -> Result<Vec<_>, ListenError> {
             let keepalive = config.relay.keepalive.get();
             addrs.iter().map(|&addr| Listener::bind(addr, keepalive)).collect()
         };
         let (listeners, admin_listeners) = (bind(&config.listen)?, bind(&config.admin.listen)?);
-        let further = 1..config.threads.light();
-        let shared: Result<_, _> =
-            further.map(|_| listeners.iter().map(Listener::share).collect()).collect();
+        let shared: Result<_, _> = (1..config.threads.light()).map(|_| share(&listeners)).collect();
         let connections = ConnectionLimit::new(
             max_connections(&config),
             Arc::clone(&metrics),
             Arc::clone(&parts.refusals),
         );
+        let front_door = Live::new(config.front_door.clone());
+        let rooms = Rooms {
+            front_door: front_door.clone(),
+            pairing: parts.room.limits().clone(),
+            relay: parts.limits.clone(),
+            shutdown: Live::new(config.shutdown.clone()),
+            ring: Arc::clone(&parts.ring),
+            token: Arc::clone(&token),
+            connections: Arc::clone(&connections),
+            listeners: Mutex::new(share(&listeners)?),
+        };
+        let control = Control::new(&config, dir, rooms, &shutdown, &parts.relays);
         let admin = Arc::new(AdminState {
             parts: parts.clone(),
             connections,
             exposition: Arc::new(exposition),
             token,
+            control: Arc::clone(&control) as Arc<dyn http::Control>,
             started: Timestamp::now(),
             since: Instant::now(),
         });
-        let door = front_door(&config, &parts, &admin, &legs);
+        let with_admin = config.admin.listen.is_empty();
         Ok(Self {
             listeners,
             shared: shared?,
             admin_listeners,
-            door: Arc::new(door),
+            door: Arc::new(open_door(front_door, &parts, &admin, &legs, with_admin)),
             admin_router: http::admin_only(&admin),
             admin,
             generated_token,
             shutdown,
             legs,
-            drain_timeout: config.shutdown.drain_timeout.get(),
+            control,
         })
     }
 
@@ -182,6 +184,11 @@ impl Gateway {
         self.admin.parts.ring.is_open()
     }
 
+    /// How it is told to reload.
+    pub const fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
     /// How it is told to drain, and to end.
     pub const fn shutdown(&self) -> &Shutdown {
         &self.shutdown
@@ -189,7 +196,9 @@ impl Gateway {
 
     /// Serves until it is told to drain, and has.
     pub async fn run(self) {
-        let Self { listeners, shared, admin_listeners, door, admin, shutdown, legs, .. } = self;
+        let Self {
+            listeners, shared, admin_listeners, door, admin, shutdown, legs, control, ..
+        } = self;
         let tracker = shutdown.tracker();
         let room = Arc::clone(&admin.parts.room);
         let soft = shutdown.soft().clone();
@@ -210,13 +219,14 @@ impl Gateway {
         for listener in admin_listeners {
             // Until the very end: somebody may want to see how the drain goes.
             let stop = shutdown.hard().clone();
-            let serve = serve_admin(&self.admin_router, door.timeout, &shutdown);
+            let serve = serve_admin(&self.admin_router, &door.entrance, &shutdown);
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
             tracker.spawn(accept(listener, stop, limit, serve));
         }
         shutdown.soft().cancelled().await;
+        control.reloader().listeners().clear();
         legs.close();
-        drain(&shutdown, &legs, &admin, self.drain_timeout).await;
+        drain(&shutdown, &legs, &admin, control.drain_timeout()).await;
         shutdown.end();
         tracker.close();
         // Those that are cut short say so; what does not end by itself ends with the runtime.
@@ -251,48 +261,49 @@ fn parts(
         proxies: Arc::new(Proxies::new(&config.proxy)),
         draining: shutdown.soft().clone(),
         ring: Arc::new(ring),
-        room: WaitingRoom::new(config.pairing.clone(), Arc::clone(metrics)),
+        room: WaitingRoom::new(Live::new(config.pairing.clone()), Arc::clone(metrics)),
         relays: ActiveRelays::new(shutdown.hard().clone(), Arc::clone(metrics)),
-        limits: Arc::new(config.relay.clone()),
+        limits: Live::new(config.relay.clone()),
         bulk: BulkPlane::new(&config.threads),
         legs: legs.clone(),
     })
 }
 
-fn front_door(
-    config: &Config,
+fn open_door(
+    limits: Live<FrontDoorConfig>,
     parts: &Parts,
     admin: &Arc<AdminState>,
     legs: &TaskTracker,
+    with_admin: bool,
 ) -> FrontDoor {
-    let timeout = config.front_door.first_frame_timeout.get();
     let entrance = Entrance {
         stack: relay::stack(parts),
         metrics: Arc::clone(&parts.metrics),
         refusals: Arc::clone(&parts.refusals),
         access: Arc::clone(&parts.access),
         draining: parts.draining.clone(),
-        max_first_frame: config.front_door.max_first_frame.get(),
+        limits,
         legs: parts.legs.clone(),
     };
-    let upgrades = Upgrades { entrance: entrance.clone(), tracker: legs.clone(), timeout };
-    let with_admin = config.admin.listen.is_empty();
-    FrontDoor {
-        entrance,
-        router: http::front_door(upgrades, admin, with_admin),
-        proxies: Arc::clone(&parts.proxies),
-        timeout,
-        tls_hinted: AtomicBool::new(false),
-    }
+    let upgrades = Upgrades { entrance: entrance.clone(), tracker: legs.clone() };
+    let router = http::front_door(upgrades, admin, with_admin);
+    let proxies = Arc::clone(&parts.proxies);
+    FrontDoor { entrance, router, proxies, tls_hinted: AtomicBool::new(false) }
+}
+
+/// The same sockets once more.
+fn share(listeners: &[Listener]) -> Result<Vec<Listener>, ListenError> {
+    listeners.iter().map(Listener::share).collect()
 }
 
 fn serve_admin(
     router: &Router,
-    patience: Duration,
+    entrance: &Entrance,
     shutdown: &Shutdown,
 ) -> impl Fn(Connection<PlainStream>) + use<> {
-    let (router, shutdown) = (router.clone(), shutdown.clone());
+    let (router, limits, shutdown) = (router.clone(), entrance.limits.clone(), shutdown.clone());
     move |mut connection: Connection<PlainStream>| {
+        let patience = limits.get().first_frame_timeout.get();
         let accepted = Instant::now();
         let deadline = accepted + patience;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
@@ -330,55 +341,4 @@ async fn sample(parts: Parts, exposition: Arc<Exposition>, shutdown: Shutdown) {
             parts.access.sweep();
         }
     }
-}
-
-fn admin_token(config: &Config, dir: &Path) -> Result<(BearerToken, Option<Secret>), GatewayError> {
-    if let Some(token) = read_token(config, dir)? {
-        return Ok((BearerToken::new(token), None));
-    }
-    let (token, copy) = BearerToken::generate().map_err(GatewayError::Random)?;
-    Ok((token, Some(copy)))
-}
-
-/// The admin token that `config` asks for, its file looked for in `dir`; `None` when each start
-/// makes its own.
-///
-/// # Errors
-/// When the file cannot be read, or holds no token to speak of.
-pub fn read_token(config: &Config, dir: &Path) -> Result<Option<Secret>, GatewayError> {
-    let admin = &config.admin;
-    if !admin.token.is_empty() {
-        return Ok(Some(admin.token.clone()));
-    }
-    if admin.token_file.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let path = dir.join(&admin.token_file);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if text.trim().len() < MIN_TOKEN => Err(GatewayError::ShortToken { path }),
-        Ok(text) => Ok(Some(Secret::new(text.trim()))),
-        Err(source) => Err(GatewayError::TokenFile { path, source }),
-    }
-}
-
-/// What is configured, or less if the process may not open as many descriptors.
-fn max_connections(config: &Config) -> usize {
-    let configured = config.front_door.max_connections;
-    #[cfg(unix)]
-    if let Some(descriptors) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current
-    {
-        let room = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let threads = config.threads.light() + config.threads.bulk();
-        let reserved = RESERVED_DESCRIPTORS + THREAD_DESCRIPTORS * threads;
-        let room = room.saturating_sub(reserved).max(1);
-        if room < configured {
-            tracing::info!(
-                configured,
-                limit = room,
-                "front_door.max_connections is lowered to what the process may open (ulimit -n)"
-            );
-            return room;
-        }
-    }
-    configured
 }

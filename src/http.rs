@@ -6,6 +6,7 @@
 mod admin;
 mod bearer;
 mod client;
+mod control;
 mod health;
 mod page;
 mod problem;
@@ -25,7 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use self::client::Client;
-pub use self::{admin::AdminState, bearer::BearerToken, problem::Problem, websocket::Upgrades};
+pub use self::{
+    admin::AdminState,
+    bearer::BearerToken,
+    control::{Control, Draining, ReloadError, Reloaded},
+    problem::Problem,
+    websocket::Upgrades,
+};
 use crate::{
     net::{listener::Connection, rewind::Rewind, write_deadline::WriteDeadline},
     relay::entrance::Arrival,

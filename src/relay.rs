@@ -30,7 +30,7 @@ use self::{
     },
 };
 use crate::{
-    config::RelayConfig,
+    config::{Live, RelayConfig},
     key_ring::KeyRing,
     metrics::Metrics,
     net::{access::Access, proxies::Proxies, refusals::Refusals},
@@ -59,7 +59,7 @@ pub struct Parts {
     /// The relays that are active.
     pub relays: Arc<ActiveRelays>,
     /// The limits of relays.
-    pub limits: Arc<RelayConfig>,
+    pub limits: Live<RelayConfig>,
     /// The threads for those that move much.
     pub bulk: Arc<BulkPlane>,
     /// Every relay is a task on it.
@@ -69,7 +69,7 @@ pub struct Parts {
 /// Puts the stack together.
 pub fn stack(parts: &Parts) -> RelayStack {
     let Parts { refusals, draining, ring, room, relays, limits, bulk, legs, .. } = parts.clone();
-    let pipes = Pipes::new(if limits.kernel_splice { pipes::MOST } else { 0 });
+    let pipes = Pipes::new(if limits.get().kernel_splice { pipes::MOST } else { 0 });
     let splicer = Splicer { registry: relays, limits, pipes, bulk };
     BoxCloneSyncService::new(
         ServiceBuilder::new()

@@ -1,5 +1,6 @@
 //! Logs: how `tracing` is set up for the program. Tests and embedders set up their own.
 
+mod level;
 mod lines;
 mod plain;
 
@@ -9,14 +10,15 @@ use std::{
     time::Duration,
 };
 
-use tracing::{Metadata, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::filter_fn, fmt, layer::SubscriberExt as _, registry,
-    util::SubscriberInitExt as _,
+    Layer, Registry, fmt, layer::SubscriberExt as _, registry, util::SubscriberInitExt as _,
 };
 
-pub use self::lines::lost;
-use self::{lines::Lines, plain::Plain};
+use self::{level::changeable, lines::Lines, plain::Plain};
+pub use self::{
+    level::{Filter, LogLevel},
+    lines::lost,
+};
 use crate::config::{LogConfig, LogFormat};
 
 /// How long the last lines are waited for when the program ends.
@@ -41,7 +43,10 @@ pub enum TelemetryError {
 
 /// Sees to it that the last lines are written: to be kept until the program ends.
 #[must_use]
-pub struct Logging(Lines);
+pub struct Logging {
+    lines: Lines,
+    level: LogLevel,
+}
 
 /// Logs to standard output from here on. Lines are written by a thread of their own, so that
 /// whoever reads them holds nobody up.
@@ -51,26 +56,26 @@ pub struct Logging(Lines);
 pub fn start(config: &LogConfig) -> Result<Logging, TelemetryError> {
     let lines = Lines::start(io::stdout())?;
     let layer = fmt::layer().with_target(false).with_writer(lines.clone());
-    match config.format {
+    let level = match config.format {
         LogFormat::Pretty if io::stdout().is_terminal() => {
-            install(config, layer.with_ansi(true), Spans::Left)?;
+            install(config, layer.with_ansi(true), Spans::Left)?
         }
         LogFormat::Pretty => {
             let plain = layer.with_ansi(false).event_format(Plain).fmt_fields(Plain);
-            install(config, plain, Spans::Left)?;
+            install(config, plain, Spans::Left)?
         }
         LogFormat::Json => {
             let json = layer.json().flatten_event(true).with_current_span(true);
-            install(config, json.with_span_list(false), Spans::Kept)?;
+            install(config, json.with_span_list(false), Spans::Kept)?
         }
-    }
+    };
     let flushed = lines.clone();
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         report(panic);
         flushed.flush(ALARM);
     }));
-    Ok(Logging(lines))
+    Ok(Logging { lines, level })
 }
 
 /// Whether a line says what span it stands in.
@@ -81,27 +86,24 @@ enum Spans {
     Left,
 }
 
-fn install<L>(config: &LogConfig, layer: L, spans: Spans) -> Result<(), TelemetryError>
+fn install<L>(config: &LogConfig, layer: L, spans: Spans) -> Result<LogLevel, TelemetryError>
 where
     L: Layer<Registry> + Send + Sync,
 {
-    let lines = registry().with(layer);
-    match config.level.parse::<LevelFilter>() {
-        // Decided once for each place that logs. Directives are asked at every span, and may be
-        // about spans.
-        Ok(level) => {
-            let counts = move |what: &Metadata<'_>| {
-                *what.level() <= level && (spans == Spans::Kept || what.is_event())
-            };
-            lines.with(filter_fn(counts).with_max_level_hint(level)).try_init()?;
-        }
-        Err(_) => lines.with(EnvFilter::try_new(&config.level)?).try_init()?,
+    let (deciding, level) = changeable(Filter::parse(&config.level)?, spans);
+    registry().with(layer).with(deciding).try_init()?;
+    Ok(level)
+}
+
+impl Logging {
+    /// How what is logged is changed.
+    pub const fn level(&self) -> &LogLevel {
+        &self.level
     }
-    Ok(())
 }
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        self.0.flush(FAREWELL);
+        self.lines.flush(FAREWELL);
     }
 }

@@ -5,11 +5,15 @@ use std::{path::Path, process::ExitCode};
 use anyhow::Context as _;
 
 use super::Settings;
-use crate::{config::Loaded, gateway::Gateway, telemetry};
+use crate::{
+    config::Loaded,
+    gateway::{Gateway, tell_token},
+    telemetry,
+};
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
-    let Loaded { config, warnings, .. } = settings.load()?;
-    let _logging = telemetry::start(&config.log)?;
+    let Loaded { config, warnings, .. } = settings.clone().load()?;
+    let logging = telemetry::start(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -22,8 +26,12 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         let gateway = Gateway::bind(config, Path::new("."))?;
         // Before it says that it is up: whoever waits for that may send one at once.
         let signals = gateway.shutdown().on_signals().context("cannot listen for signals")?;
+        let control = gateway.control();
+        control.reloader().reads(move || settings.clone().load());
+        control.reloader().changes_log_level(logging.level().clone());
+        let requests = control.on_signals().context("cannot listen for signals")?;
         announce(&gateway);
-        tokio::join!(gateway.run(), signals);
+        tokio::join!(gateway.run(), signals, requests);
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
@@ -42,11 +50,7 @@ fn announce(gateway: &Gateway) {
         );
     }
     if let Some(token) = gateway.generated_token() {
-        // On standard error and nowhere else: logs are kept, and shipped.
-        eprintln!(
-            "admin token for this run: {} (set admin.token or admin.token_file to keep one)",
-            token.expose()
-        );
+        tell_token(token);
     }
 }
 

@@ -8,17 +8,20 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::header,
     middleware,
     response::IntoResponse,
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{BearerToken, bearer, problem};
+use super::{BearerToken, Control, bearer, control, problem};
 use crate::{metrics::Exposition, net::listener::ConnectionLimit, relay::Parts};
+
+/// The largest body of a request, in bytes.
+const MAX_BODY: usize = 64 << 10;
 
 /// What the admin API looks at.
 pub struct AdminState {
@@ -29,7 +32,9 @@ pub struct AdminState {
     /// Metrics, shown.
     pub exposition: Arc<Exposition>,
     /// Who may ask.
-    pub token: BearerToken,
+    pub token: Arc<BearerToken>,
+    /// Who acts on what is asked.
+    pub control: Arc<dyn Control>,
     /// When the gateway came up.
     pub started: Timestamp,
     /// The same, for ages.
@@ -53,11 +58,14 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .route("/api/v1/relays/{uuid}", get(relays::show).delete(relays::close))
         .route("/api/v1/waiting", get(waiting::list))
         .route("/api/v1/stats", get(stats::show))
+        .route("/api/v1/reload", post(control::reload))
+        .route("/api/v1/drain", post(control::drain))
         .route("/api", any(problem::not_found))
         .route("/api/", any(problem::not_found))
         .route("/api/{*nothing}", any(problem::not_found))
         .route("/metrics", get(render))
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(require_token)
         .with_state(Arc::clone(admin))
 }

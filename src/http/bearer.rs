@@ -10,22 +10,22 @@ use std::{fmt::Write as _, sync::Arc};
 use subtle::ConstantTimeEq as _;
 
 use super::{AdminState, Problem, client::Client};
-use crate::config::Secret;
+use crate::config::{Live, Secret};
 
 /// What `Authorization: Bearer` must carry.
-pub struct BearerToken(Secret);
+pub struct BearerToken(Live<Secret>);
 
 impl BearerToken {
     /// A token that an operator chose.
-    pub const fn new(token: Secret) -> Self {
-        Self(token)
+    pub fn new(token: Secret) -> Self {
+        Self(Live::new(token))
     }
 
-    /// A fresh token of 256 random bits in hexadecimal, and a copy to tell the operator.
+    /// A fresh token of 256 random bits in hexadecimal.
     ///
     /// # Errors
     /// When the system gives no random bytes.
-    pub fn generate() -> Result<(Self, Secret), getrandom::Error> {
+    pub fn generate() -> Result<Secret, getrandom::Error> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;
         let text = bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
@@ -33,8 +33,17 @@ impl BearerToken {
             let _ = write!(text, "{byte:02x}");
             text
         });
-        let token = Secret::new(text);
-        Ok((Self(token.clone()), token))
+        Ok(Secret::new(text))
+    }
+
+    /// Admits `token` from here on, and no other.
+    pub fn replace(&self, token: Secret) {
+        self.0.replace(token);
+    }
+
+    /// Whether it is `token` that it admits.
+    pub fn is(&self, token: &Secret) -> bool {
+        self.0.get().expose().as_bytes().ct_eq(token.expose().as_bytes()).into()
     }
 
     fn admits(&self, request: &Request) -> bool {
@@ -42,7 +51,7 @@ impl BearerToken {
         let sent = sent.and_then(|value| value.split_at_checked(7));
         sent.is_some_and(|(scheme, token)| {
             scheme.eq_ignore_ascii_case(b"bearer ")
-                && bool::from(token.ct_eq(self.0.expose().as_bytes()))
+                && bool::from(token.ct_eq(self.0.get().expose().as_bytes()))
         })
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    problems: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -20,12 +21,20 @@ struct Document<'a> {
     title: &'static str,
     status: u16,
     detail: &'a str,
+    /// An extension member (RFC 9457, section 3.2): each thing that is wrong, if there may be many.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    problems: &'a [String],
 }
 
 impl Problem {
     /// With an HTTP status and what to do about it.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self { status, detail: detail.into(), problems: Vec::new() }
+    }
+
+    /// With each thing that is wrong.
+    pub fn with_problems(self, problems: Vec<String>) -> Self {
+        Self { problems, ..self }
     }
 }
 
@@ -37,6 +46,7 @@ impl IntoResponse for Problem {
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: &self.detail,
+            problems: &self.problems,
         };
         let mut response = (self.status, Json(document)).into_response();
         response

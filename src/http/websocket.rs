@@ -13,7 +13,6 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
-use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_util::task::TaskTracker;
@@ -32,8 +31,6 @@ pub struct Upgrades {
     pub entrance: Entrance,
     /// Every upgraded connection is a task on it.
     pub tracker: TaskTracker,
-    /// How long the upgrade and the first message may take.
-    pub timeout: Duration,
 }
 
 /// Everything that no other route takes.
@@ -89,7 +86,7 @@ async fn become_leg(upgrades: Upgrades, on_upgrade: OnUpgrade, arrival: Arrival)
     // A connection that was kept alive for other requests first is not late for that.
     let now = Instant::now();
     let late = arrival.deadline <= now;
-    let deadline = if late { now + upgrades.timeout } else { arrival.deadline };
+    let deadline = if late { now + upgrades.entrance.patience() } else { arrival.deadline };
     let arrival = Arrival { deadline, ..arrival };
     let entrance = upgrades.entrance;
     let upgraded = match timeout_at(deadline, on_upgrade).await {

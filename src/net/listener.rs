@@ -4,10 +4,11 @@
 //! with. What a connection carries is found out elsewhere.
 
 mod acceptor;
+mod socket;
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     pin::pin,
     sync::{
         Arc,
@@ -16,10 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 use tokio_util::sync::CancellationToken;
 
-use self::acceptor::Acceptor;
+pub use self::socket::ListenError;
+use self::{acceptor::Acceptor, socket::bound};
 use super::{
     access::AddressPermit,
     refusals::Refusals,
@@ -27,10 +29,6 @@ use super::{
     stream::{PlainStream, Stream},
 };
 use crate::metrics::Metrics;
-
-/// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`,
-/// which is the operator's to raise.
-const BACKLOG: i32 = i32::MAX;
 
 /// How many connections are accepted in a row before everything else on the thread has its turn.
 const BATCH: usize = 32;
@@ -40,16 +38,6 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// A failing accept is logged once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Why a listener cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {addr}: {hint}")]
-pub struct ListenError {
-    addr: SocketAddr,
-    hint: &'static str,
-    #[source]
-    source: io::Error,
-}
 
 /// A bound socket.
 pub struct Listener {
@@ -70,7 +58,9 @@ pub struct Connection<S = Stream> {
 
 /// How many connections may be open, and how many are; and who gives way to one more.
 pub struct ConnectionLimit {
-    max: usize,
+    max: Arc<AtomicUsize>,
+    /// What this door has beyond the others'.
+    reserve: usize,
     open: Arc<AtomicUsize>,
     strangers: Arc<Strangers>,
     metrics: Arc<Metrics>,
@@ -92,17 +82,7 @@ impl Listener {
     /// # Errors
     /// When the address is taken, not ours, or not allowed.
     pub fn bind(addr: SocketAddr, keepalive: Duration) -> Result<Self, ListenError> {
-        let bound = match open(addr, keepalive) {
-            Err(error) if addr.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
-                let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()));
-                tracing::info!(address = %v4, "no IPv6 on this machine: listening on IPv4 only");
-                open(v4, keepalive)
-            }
-            bound => bound,
-        };
-        bound
-            .and_then(|socket| Ok(Self { addr: socket.local_addr()?, socket }))
-            .map_err(|source| ListenError { addr, hint: hint(&source), source })
+        bound(addr, keepalive).map(|(socket, addr)| Self { socket, addr })
     }
 
     /// Where it listens, the real port where 0 was asked for.
@@ -116,12 +96,18 @@ impl Listener {
     /// When the system refuses.
     pub fn share(&self) -> Result<Self, ListenError> {
         let socket = self.socket.try_clone();
-        let socket = socket.map_err(|source| ListenError {
-            addr: self.addr,
-            hint: hint(&source),
-            source,
-        })?;
+        let socket = socket.map_err(|error| ListenError::new(self.addr, error))?;
         Ok(Self { socket, addr: self.addr })
+    }
+
+    /// Sets how long a quiet connection waits before it is probed, for those that are accepted
+    /// from here on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn set_keepalive(&self, keepalive: Duration) -> io::Result<()> {
+        let keepalive = TcpKeepalive::new().with_time(keepalive);
+        SockRef::from(&self.socket).set_tcp_keepalive(&keepalive)
     }
 
     /// Hands every connection to `serve`, which must not block, until `stop` is cancelled.
@@ -208,19 +194,31 @@ impl<S> Connection<S> {
 impl ConnectionLimit {
     /// Room for `max` connections.
     pub fn new(max: usize, metrics: Arc<Metrics>, refusals: Arc<Refusals>) -> Arc<Self> {
-        Arc::new(Self { max, open: Arc::default(), strangers: Arc::default(), metrics, refusals })
+        let max = Arc::new(AtomicUsize::new(max));
+        let (open, strangers) = (Arc::default(), Arc::default());
+        Arc::new(Self { max, reserve: 0, open, strangers, metrics, refusals })
     }
 
     /// The same connections, and room for `more` of them: for listeners that must answer when the
     /// others are full.
     pub fn with_reserve(&self, more: usize) -> Arc<Self> {
         Arc::new(Self {
-            max: self.max.saturating_add(more),
+            max: Arc::clone(&self.max),
+            reserve: self.reserve.saturating_add(more),
             open: Arc::clone(&self.open),
             strangers: Arc::clone(&self.strangers),
             metrics: Arc::clone(&self.metrics),
             refusals: Arc::clone(&self.refusals),
         })
+    }
+
+    /// Makes room for `max` from here on. Those that are open stay, however many they are.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed).saturating_add(self.reserve)
     }
 
     /// How many are open now.
@@ -254,10 +252,10 @@ impl ConnectionLimit {
         self.metrics.connections_open.increment(1.0);
         let (all, address) = (Arc::clone(self), AddressPermit::default());
         let permit = ConnectionPermit { all, address, stranger: None };
-        if before >= self.max && !self.make_room() {
+        let max = self.max();
+        if before >= max && !self.make_room() {
             let why = format_args!(
-                "{} connections are open; raise front_door.max_connections, and ulimit -n, if this is no flood",
-                self.max
+                "{max} connections are open; raise front_door.max_connections, and ulimit -n, if this is no flood"
             );
             self.refusals.refuse(peer, "connection_limit", &why);
             return None;
@@ -307,31 +305,8 @@ impl std::fmt::Debug for ConnectionPermit {
     }
 }
 
-fn open(addr: SocketAddr, keepalive: Duration) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    if let IpAddr::V6(ip) = addr.ip() {
-        socket.set_only_v6(!ip.is_unspecified())?;
-    }
-    // A restart must not wait for old connections. Never SO_REUSEPORT: a second process would
-    // start silently and split pairs. (On Windows this option means just that.)
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    // Connections inherit both from the listener on Linux, which saves two calls each.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 const fn inherits_options() -> bool {
     cfg!(target_os = "linux")
-}
-
-fn is_without_ipv6(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
 /// The connection that was to be accepted is gone; the listener is well.
@@ -352,13 +327,25 @@ fn is_about_room(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "something listens there already (another relay, or hbbr): stop it, or choose another port with -p"
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_have_the_keepalive_that_was_last_set_through_any_copy() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = Listener::bind(any, Duration::from_secs(60)).unwrap();
+        let copy = listener.share().unwrap();
+        for seconds in [60, 7] {
+            let keepalive = Duration::from_secs(seconds);
+            copy.set_keepalive(keepalive).unwrap();
+            let _client = PlainStream::connect(listener.addr()).unwrap();
+            listener.socket.set_nonblocking(false).unwrap();
+            let (accepted, _) = listener.socket.accept().unwrap();
+            let time = SockRef::from(&accepted).tcp_keepalive_time();
+            assert_eq!(time.unwrap(), keepalive);
         }
-        io::ErrorKind::AddrNotAvailable => "the address is not one of this machine's",
-        io::ErrorKind::PermissionDenied => "not allowed: ports below 1024 need a privilege",
-        _ => "the system refused",
     }
 }

@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     task::{Context, Waker},
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -17,6 +18,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use super::{RelayStack, request::RelayRequest};
 use crate::{
+    config::{FrontDoorConfig, Live},
     key_ring::Grant,
     metrics::Metrics,
     net::{
@@ -44,8 +46,8 @@ pub struct Entrance {
     pub access: Arc<Access>,
     /// Cancelled when no new leg is taken.
     pub draining: CancellationToken,
-    /// The largest first message, in bytes.
-    pub max_first_frame: usize,
+    /// How large a first message may be, and how long in coming.
+    pub limits: Live<FrontDoorConfig>,
     /// Every connection that has to be waited for is a task on it.
     pub legs: TaskTracker,
 }
@@ -74,7 +76,7 @@ impl Entrance {
         if !self.stack.poll_ready(&mut now).is_ready() {
             return Some(connection);
         }
-        let (hello, end) = match first_message::of(head, self.max_first_frame) {
+        let (hello, end) = match first_message::of(head, self.max_first_frame()) {
             Ok(Some(whole)) => whole,
             Ok(None) => return Some(connection),
             Err(fault) => {
@@ -122,14 +124,11 @@ impl Entrance {
         transport: Transport,
         arrival: Arrival,
     ) -> Option<(Hello, Leg)> {
+        let max = self.max_first_frame();
         let message = async {
             match transport {
-                Transport::Tcp => {
-                    first_message::from_tcp(connection, head, self.max_first_frame).await
-                }
-                Transport::WebSocket => {
-                    first_message::from_websocket(connection, head, self.max_first_frame).await
-                }
+                Transport::Tcp => first_message::from_tcp(connection, head, max).await,
+                Transport::WebSocket => first_message::from_websocket(connection, head, max).await,
             }
         };
         let bounded = timeout_at(arrival.deadline, message);
@@ -160,6 +159,15 @@ impl Entrance {
     fn displaced(&self, peer: SocketAddr) {
         let reason = "it had not said who it is, and there was no room for one more";
         self.refuse(peer, "displaced", &reason);
+    }
+
+    /// How long a connection may take to say who it is.
+    pub fn patience(&self) -> Duration {
+        self.limits.get().first_frame_timeout.get()
+    }
+
+    fn max_first_frame(&self) -> usize {
+        self.limits.get().max_first_frame.get()
     }
 
     /// Counts and logs a connection that does not become a leg.

@@ -21,7 +21,7 @@ use tower::Service;
 
 use super::request::{Match, Paired, RelayError, RelayRequest};
 use crate::{
-    config::PairingConfig,
+    config::{Live, PairingConfig},
     key_ring::Grant,
     metrics::Metrics,
     net::leg::{ParkedLeg, gone},
@@ -44,7 +44,7 @@ pub struct WaitingRoom {
     hasher: RandomState,
     waiting: AtomicUsize,
     closed: AtomicBool,
-    limits: PairingConfig,
+    limits: Live<PairingConfig>,
     metrics: Arc<Metrics>,
 }
 
@@ -113,7 +113,7 @@ impl Service<RelayRequest> for Pairing {
 
 impl WaitingRoom {
     /// An empty room.
-    pub fn new(limits: PairingConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(limits: Live<PairingConfig>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
@@ -122,6 +122,11 @@ impl WaitingRoom {
             limits,
             metrics,
         })
+    }
+
+    /// What may wait, and for how long.
+    pub const fn limits(&self) -> &Live<PairingConfig> {
+        &self.limits
     }
 
     /// Matches a leg with the one that waits for it, or lets it wait.
@@ -171,17 +176,23 @@ impl WaitingRoom {
 
     /// Sweeps until `stop` is cancelled, then closes the room: nobody's peer can come any more.
     pub async fn sweep_until(&self, stop: CancellationToken) {
-        let pace = SWEEP.min(self.limits.timeout.get() / 4).max(Duration::from_millis(1));
-        let mut ticks = tokio::time::interval(pace);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = ticks.tick() => self.sweep().await,
+                () = tokio::time::sleep(self.pace()) => self.sweep().await,
             }
         }
         self.close();
+    }
+
+    /// Until the next sweep: a quarter of what legs may wait, if that is little.
+    fn pace(&self) -> Duration {
+        SWEEP.min(self.timeout() / 4).max(Duration::from_millis(1))
+    }
+
+    fn timeout(&self) -> Duration {
+        self.limits.get().timeout.get()
     }
 
     async fn sweep(&self) {
@@ -196,7 +207,7 @@ impl WaitingRoom {
     }
 
     fn sweep_shard(&self, shard: &Mutex<Shard>) {
-        let timeout = self.limits.timeout.get();
+        let timeout = self.timeout();
         let mut shard = lock(shard);
         let gone = gone(shard.values().map(|waiting| &waiting.leg));
         let hung_up: Vec<_> = shard
@@ -256,7 +267,7 @@ impl WaitingRoom {
 
     /// The legs that wait, in no order.
     pub fn list(&self) -> Vec<WaitingLeg> {
-        let timeout = self.limits.timeout.get();
+        let timeout = self.timeout();
         let mut all = Vec::new();
         for shard in &self.shards {
             all.extend(lock(shard).iter().map(|(uuid, waiting)| {
@@ -285,7 +296,7 @@ impl WaitingRoom {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         self.metrics.waiting.increment(1.0);
         let ticket = Ticket(Arc::clone(self));
-        (before < self.limits.max_waiting).then_some(ticket)
+        (before < self.limits.get().max_waiting).then_some(ticket)
     }
 }
 
@@ -333,7 +344,7 @@ mod tests {
 
     fn room() -> Arc<WaitingRoom> {
         let metrics = Arc::new(metrics::start().unwrap().0);
-        WaitingRoom::new(PairingConfig::default(), metrics)
+        WaitingRoom::new(Live::default(), metrics)
     }
 
     /// Brings legs in at once, from as many threads as there are.

@@ -40,7 +40,7 @@ use super::{
     request::{End, LegIndex, Paired},
 };
 use crate::{
-    config::RelayConfig,
+    config::{Live, RelayConfig},
     net::{
         listener::{Connection, ConnectionPermit},
         stream::Stream,
@@ -68,7 +68,7 @@ pub struct Splicer {
     /// Where relays are entered.
     pub registry: Arc<ActiveRelays>,
     /// Their limits.
-    pub limits: Arc<RelayConfig>,
+    pub limits: Live<RelayConfig>,
     /// What they borrow to move much.
     pub pipes: Arc<Pipes>,
     /// Where those go that move much.
@@ -133,7 +133,7 @@ enum Turn {
 
 impl Splice {
     fn new(paired: Paired, relay: Arc<ActiveRelay>, splicer: &Splicer) -> Self {
-        let limits = &*splicer.limits;
+        let limits = splicer.limits.get();
         let quiet = paired.conn_type.is_quiet();
         let idle = if quiet { limits.port_forward_idle_timeout } else { limits.idle_timeout };
         let max = limits.max_message_size.get();
@@ -412,7 +412,7 @@ mod tests {
         let relay = Arc::clone(registry.enter(&paired).relay());
         let splicer = Splicer {
             registry,
-            limits: Arc::default(),
+            limits: Live::default(),
             pipes: Pipes::new(0),
             bulk: BulkPlane::new(&ThreadsConfig::default()),
         };

@@ -22,6 +22,7 @@ mod process;
 mod proxy_header;
 mod raw_websocket;
 mod refusals;
+mod reload;
 #[path = "../support/requirement.rs"]
 mod requirement;
 mod slow_readers;

@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use mini_rust_desk_relay_server::{
-    config::{Config, Secret},
+    config::{Config, Loaded, Origins, Secret},
     gateway::Gateway,
     shutdown::Shutdown,
     wire::{
@@ -38,6 +39,8 @@ pub(crate) struct TestGateway {
     pub(crate) admin_addr: SocketAddr,
     pub(crate) shutdown: Shutdown,
     pub(crate) running: JoinHandle<()>,
+    /// What a reload reads.
+    config: Arc<Mutex<Config>>,
     dir: tempfile::TempDir,
 }
 
@@ -75,13 +78,19 @@ impl TestGateway {
         config.admin.token = Secret::new(TOKEN);
         change(&mut config);
         let dir = tempfile::tempdir().expect("a directory");
+        let written = Arc::new(Mutex::new(config.clone()));
         let gateway = Gateway::bind(config, dir.path()).expect("the gateway starts");
         let addr = gateway.addrs()[0];
         let admin_addr = gateway.admin_addrs().first().copied().unwrap_or(addr);
         let shutdown = gateway.shutdown().clone();
+        let config = Arc::clone(&written);
+        gateway.control().reloader().reads(move || {
+            let config = written.lock().expect("no panic").clone();
+            Ok(Loaded { config, warnings: Vec::new(), origins: Origins::default() })
+        });
         let came = come(addr).await;
         let running = tokio::spawn(gateway.run());
-        (Self { addr, admin_addr, shutdown, running, dir }, came)
+        (Self { addr, admin_addr, shutdown, running, config, dir }, came)
     }
 
     /// A gateway that runs elsewhere, in `dir`: to be talked to like one that runs here.
@@ -91,7 +100,21 @@ impl TestGateway {
         dir: tempfile::TempDir,
     ) -> Self {
         let running = tokio::spawn(async {});
-        Self { addr, admin_addr, shutdown: Shutdown::default(), running, dir }
+        let (shutdown, config) = (Shutdown::default(), Arc::default());
+        Self { addr, admin_addr, shutdown, running, config, dir }
+    }
+
+    /// Changes the configuration of a gateway that runs here, and has it reloaded. The token
+    /// with which it is asked stays the one that it was.
+    pub(crate) async fn reload_with(&self, change: impl FnOnce(&mut Config)) -> Answer {
+        change(&mut self.config.lock().expect("no panic"));
+        self.post("/api/v1/reload").await
+    }
+
+    /// Asks for something to be done, with the token.
+    pub(crate) async fn post(&self, path: &str) -> Answer {
+        let headers = format!("Authorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n");
+        self.request("POST", path, &headers).await
     }
 
     /// Where the gateway looks for, and makes, its files.

@@ -1,0 +1,32 @@
+//! How many connections the process can hold.
+
+use crate::{config::Config, relay::splice::pipes};
+
+/// Descriptors that are not for connections of the front door: listeners, files, the admin's
+/// reserve, and the pipes.
+const RESERVED_DESCRIPTORS: usize = 64 + 2 * pipes::MOST;
+
+/// Those of a thread's runtime.
+const THREAD_DESCRIPTORS: usize = 4;
+
+/// What is configured, or less if the process may not open as many descriptors.
+pub(super) fn max_connections(config: &Config) -> usize {
+    let configured = config.front_door.max_connections;
+    #[cfg(unix)]
+    if let Some(descriptors) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    {
+        let room = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let threads = config.threads.light() + config.threads.bulk();
+        let reserved = RESERVED_DESCRIPTORS + THREAD_DESCRIPTORS * threads;
+        let room = room.saturating_sub(reserved).max(1);
+        if room < configured {
+            tracing::info!(
+                configured,
+                limit = room,
+                "front_door.max_connections is lowered to what the process may open (ulimit -n)"
+            );
+            return room;
+        }
+    }
+    configured
+}

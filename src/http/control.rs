@@ -1,0 +1,116 @@
+//! What the admin API may ask of the gateway that it is part of. The gateway answers; here is what
+//! is asked, and how answers look.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use axum::{Json, body::Bytes, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::{AdminState, Problem};
+use crate::config;
+
+/// The gateway's side.
+pub trait Control: Send + Sync {
+    /// Reads the configuration again and applies it. It reads files: not to be called where
+    /// nothing may block.
+    ///
+    /// # Errors
+    /// When nothing was changed, with every reason.
+    fn reload(&self) -> Result<Reloaded, ReloadError>;
+
+    /// Begins the drain, which gives relays `timeout`, or what the configuration says.
+    fn drain(&self, timeout: Option<Duration>) -> Draining;
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// The keys whose new values are in force.
+    pub applied: Vec<&'static str>,
+    /// The keys whose new values wait for a new process.
+    pub needs_restart: Vec<&'static str>,
+    /// What the operator should know, though it stopped nothing.
+    pub warnings: Vec<String>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug)]
+pub enum ReloadError {
+    /// The configuration is at fault, or what it names: everything that is, at once.
+    Refused(Vec<String>),
+    /// The gateway is going down, or another process has taken over.
+    Draining,
+    /// The gateway was started by a program that gave it settings and no place to read them again.
+    Nowhere,
+}
+
+/// What a drain begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Draining {
+    /// Relays that may go on.
+    pub relays_active: usize,
+    /// For how long.
+    pub timeout_seconds: f64,
+    /// Whether it had begun before.
+    pub already: bool,
+}
+
+impl fmt::Display for ReloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(problems) => f.write_str(&problems.join("\n")),
+            Self::Draining => f.write_str("this process is shutting down: nothing was reloaded"),
+            Self::Nowhere => f.write_str("there is no configuration to be read again"),
+        }
+    }
+}
+
+impl std::error::Error for ReloadError {}
+
+impl From<ReloadError> for Problem {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::Refused(problems) => {
+                let detail = "nothing was changed: put these right and reload again";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_problems(problems)
+            }
+            other => Self::new(StatusCode::CONFLICT, other.to_string()),
+        }
+    }
+}
+
+/// `POST /reload`.
+pub(super) async fn reload(
+    State(admin): State<Arc<AdminState>>,
+) -> Result<Json<Reloaded>, Problem> {
+    let reloaded = tokio::task::spawn_blocking(move || admin.control.reload()).await;
+    let reloaded = reloaded.map_err(|error| {
+        tracing::error!(%error, "a reload did not come to its end");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the reload failed: see the log")
+    })?;
+    Ok(Json(reloaded?))
+}
+
+/// What `POST /drain` may carry.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrainRequest {
+    timeout: Option<config::Duration>,
+}
+
+/// `POST /drain`.
+pub(super) async fn drain(
+    State(admin): State<Arc<AdminState>>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Draining>), Problem> {
+    let request: DrainRequest = if body.trim_ascii().is_empty() {
+        DrainRequest::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| {
+            let detail = format!("send nothing, or {{\"timeout\": \"5m\"}}: {error}");
+            Problem::new(StatusCode::BAD_REQUEST, detail)
+        })?
+    };
+    let draining = admin.control.drain(request.timeout.map(config::Duration::get));
+    Ok((StatusCode::ACCEPTED, Json(draining)))
+}
