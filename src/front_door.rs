@@ -259,7 +259,8 @@ impl FrontDoor {
     async fn http(&self, connection: Connection, head: BytesMut, arrival: Arrival) {
         let router = self.router.clone();
         let (stop, patience) = (&self.entrance.draining, self.entrance.patience());
-        let served = http::serve(connection, head.freeze(), router, arrival, patience, stop);
+        let (head, proxies) = (head.freeze(), Arc::clone(&self.proxies));
+        let served = http::serve(connection, head, router, arrival, proxies, patience, stop);
         if let Err(fault) = served.await {
             self.entrance.refuse(arrival.peer, fault.label(), &fault);
         }

@@ -219,7 +219,7 @@ impl Gateway {
         for listener in admin_listeners {
             // Until the very end: somebody may want to see how the drain goes.
             let stop = shutdown.hard().clone();
-            let serve = serve_admin(&self.admin_router, &door.entrance, &shutdown);
+            let serve = serve_admin(&self.admin_router, &door, &shutdown);
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
             tracker.spawn(accept(listener, stop, limit, serve));
         }
@@ -298,23 +298,25 @@ fn share(listeners: &[Listener]) -> Result<Vec<Listener>, ListenError> {
 
 fn serve_admin(
     router: &Router,
-    entrance: &Entrance,
+    door: &FrontDoor,
     shutdown: &Shutdown,
 ) -> impl Fn(Connection<PlainStream>) + use<> {
-    let (router, limits, shutdown) = (router.clone(), entrance.limits.clone(), shutdown.clone());
+    let (router, shutdown) = (router.clone(), shutdown.clone());
+    let (limits, proxies) = (door.entrance.limits.clone(), Arc::clone(&door.proxies));
     move |mut connection: Connection<PlainStream>| {
         let patience = limits.get().first_frame_timeout.get();
         let accepted = Instant::now();
         let deadline = accepted + patience;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
-        let (router, stop) = (router.clone(), shutdown.hard().clone());
+        let (router, proxies) = (router.clone(), Arc::clone(&proxies));
+        let stop = shutdown.hard().clone();
         let stranger = connection.permit.wait();
         let served = async move {
             let head = bytes::Bytes::new();
             let Ok(connection) = connection.map_socket(Stream::plain) else { return };
             // The front door's figures are about its clients; who comes here is the operator's.
             if let Err(fault) =
-                http::serve(connection, head, router, arrival, patience, &stop).await
+                http::serve(connection, head, router, arrival, proxies, patience, &stop).await
             {
                 tracing::debug!("admin connection from {}: {fault}", arrival.peer);
             }

@@ -7,6 +7,7 @@ mod admin;
 mod bearer;
 mod client;
 mod control;
+mod forwarded;
 mod health;
 mod page;
 mod problem;
@@ -34,7 +35,7 @@ pub use self::{
     websocket::Upgrades,
 };
 use crate::{
-    net::{listener::Connection, rewind::Rewind, write_deadline::WriteDeadline},
+    net::{listener::Connection, proxies::Proxies, rewind::Rewind, write_deadline::WriteDeadline},
     relay::entrance::Arrival,
 };
 
@@ -65,7 +66,8 @@ pub fn admin_only(admin: &Arc<AdminState>) -> Router {
 /// cancelled and the request under way answered.
 ///
 /// What is left until the arrival's deadline is the time for each request's head, idle time
-/// before it included; a client may leave an answer unread for `patience`.
+/// before it included; a client may leave an answer unread for `patience`. Where the peer is one
+/// of `proxies`, each request is that of the client for whom it asks.
 ///
 /// # Errors
 /// When it ends without a single whole request.
@@ -74,6 +76,7 @@ pub async fn serve(
     head: Bytes,
     router: Router,
     arrival: Arrival,
+    proxies: Arc<Proxies>,
     patience: Duration,
     stop: &CancellationToken,
 ) -> Result<(), NoRequest> {
@@ -83,7 +86,9 @@ pub async fn serve(
     let service = router
         .map_request(move |mut request: hyper::Request<_>| {
             asking.asks();
-            request.extensions_mut().insert(arrival);
+            let asker = forwarded::asker(request.headers(), arrival.peer, &proxies.now());
+            request.extensions_mut().insert(asker.arrival(arrival));
+            request.extensions_mut().insert(asker);
             request.extensions_mut().insert(asking.clone());
             request
         })

@@ -10,7 +10,7 @@ use metrics_process::Collector;
 use crate::{key::KeyFault, wire::Transport};
 
 /// Why a connection or a leg is refused, apart from the faults of keys.
-pub const REJECTIONS: [&str; 20] = [
+pub const REJECTIONS: [&str; 21] = [
     "connection_limit",
     "displaced",
     "blocked",
@@ -22,6 +22,7 @@ pub const REJECTIONS: [&str; 20] = [
     "unknown_protocol",
     "proxy_header",
     "proxy_header_missing",
+    "forwarding_headers",
     "tls",
     "frame_too_long",
     "malformed",

@@ -17,9 +17,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_util::task::TaskTracker;
 
-use super::{Io, Problem, problem};
+use super::{Io, Problem, forwarded::Asker, problem};
 use crate::{
-    net::listener::Connection,
+    net::{
+        access::{AddressPermit, Denial},
+        listener::Connection,
+    },
     relay::entrance::{Arrival, Entrance},
     wire::Transport,
 };
@@ -41,6 +44,7 @@ pub(super) fn routes(upgrades: Upgrades) -> Router {
 async fn upgrade(
     State(upgrades): State<Upgrades>,
     Extension(arrival): Extension<Arrival>,
+    Extension(asker): Extension<Asker>,
     mut request: Request,
 ) -> Response {
     if !request.headers().contains_key(header::UPGRADE) {
@@ -57,8 +61,44 @@ async fn upgrade(
             return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
         }
     };
-    upgrades.tracker.clone().spawn(become_leg(upgrades, on_upgrade, arrival));
+    let place = match place(&upgrades.entrance, asker, arrival) {
+        Ok(place) => place,
+        Err(problem) => return problem.into_response(),
+    };
+    upgrades.tracker.clone().spawn(become_leg(upgrades, on_upgrade, arrival, place));
     response
+}
+
+/// The place of a client for whom a proxy asks among those of its address; `None` for who asks for
+/// itself, and has one.
+fn place(
+    entrance: &Entrance,
+    asker: Asker,
+    arrival: Arrival,
+) -> Result<Option<AddressPermit>, Problem> {
+    let client = match asker {
+        Asker::Peer => return Ok(None),
+        Asker::Client(client) => client,
+        Asker::Contradictory => {
+            let reason = "the headers of its proxy name different clients: list in proxy.headers \
+                          what the proxy sets";
+            entrance.refuse(arrival.peer, "forwarding_headers", &reason);
+            let detail = "its forwarding headers contradict each other";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        }
+    };
+    entrance.access.permit(client.ip()).map(Some).map_err(|denial| {
+        entrance.refuse(client, denial.label(), &denial);
+        match denial {
+            Denial::Blocked => {
+                Problem::new(StatusCode::FORBIDDEN, "this relay does not serve your address")
+            }
+            Denial::Connections { .. } | Denial::Rate { .. } => {
+                let detail = "there are too many connections from your address: try again later";
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+            }
+        }
+    })
 }
 
 async fn without_upgrade(request: Request) -> Response {
@@ -82,7 +122,12 @@ fn has_valid_key(headers: &HeaderMap) -> bool {
         .is_some_and(|key| key.len() == 16)
 }
 
-async fn become_leg(upgrades: Upgrades, on_upgrade: OnUpgrade, arrival: Arrival) {
+async fn become_leg(
+    upgrades: Upgrades,
+    on_upgrade: OnUpgrade,
+    arrival: Arrival,
+    place: Option<AddressPermit>,
+) {
     // A connection that was kept alive for other requests first is not late for that.
     let now = Instant::now();
     let late = arrival.deadline <= now;
@@ -99,6 +144,10 @@ async fn become_leg(upgrades: Upgrades, on_upgrade: OnUpgrade, arrival: Arrival)
         tracing::error!("an upgraded connection is not of the kind that was served");
         return;
     };
+    connection.peer = arrival.peer;
+    if let Some(place) = place {
+        connection.permit.address = place;
+    }
     let stranger = connection.permit.wait();
     let entering =
         Box::pin(entrance.clone().enter(connection, head, Transport::WebSocket, arrival));

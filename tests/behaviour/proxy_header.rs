@@ -1,6 +1,6 @@
 //! The PROXY header: believed of trusted proxies, and of nobody else.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use mini_rust_desk_relay_server::{
     config::{self, ProxyProtocol},
@@ -12,11 +12,9 @@ use mini_rust_desk_relay_server::{
 
 use crate::{
     by_hand::{Wire, binary, opening, upgrade_request},
+    servers::PROXY,
     support::{TestGateway, unique},
 };
-
-/// Where the trusted proxy of these tests stands.
-const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 
 const V1: &[u8] = b"PROXY TCP4 203.0.113.7 198.51.100.1 56324 21117\r\n";
 const V2: &[u8] =

@@ -16,7 +16,9 @@ use std::{
 /// Under `CI=true`: a check that CI silently leaves out is not a check.
 pub(crate) fn program(name: &str, install_hint: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_executable(file));
+    // Servers are not in everybody's PATH.
+    let dirs = env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = dirs.map(|dir| dir.join(name)).find(|file| is_executable(file));
     if found.is_none() {
         let skipped = format!("SKIPPED: {name} is not installed ({install_hint})");
         assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "{skipped}");
