@@ -6,6 +6,7 @@ mod control;
 mod light;
 mod reload;
 mod secrets;
+mod service;
 
 use std::{
     net::SocketAddr,
@@ -25,6 +26,7 @@ use self::{
     light::{Light, accept},
     reload::Rooms,
     secrets::draw_token,
+    service::{Pulse, tell_status, with_time},
 };
 pub use self::{
     control::Control,
@@ -39,6 +41,7 @@ use crate::{
     metrics::{self, Exposition, Metrics},
     net::{
         access::Access,
+        inherited::{Inherited, Purpose},
         listener::{Connection, ConnectionLimit, ListenError, Listener},
         proxies::Proxies,
         refusals::Refusals,
@@ -51,6 +54,7 @@ use crate::{
         plane::BulkPlane,
         registry::ActiveRelays,
     },
+    service_manager,
     shutdown::Shutdown,
     telemetry,
 };
@@ -107,6 +111,18 @@ impl Gateway {
     /// # Errors
     /// When an address, the key or the admin token is not to be had.
     pub fn bind(config: Config, dir: &Path) -> Result<Self, GatewayError> {
+        Self::bind_or_inherit(config, dir, Inherited::default())
+    }
+
+    /// The same with the listeners that were inherited; the others are bound.
+    ///
+    /// # Errors
+    /// When an address, the key or the admin token is not to be had.
+    pub fn bind_or_inherit(
+        config: Config,
+        dir: &Path,
+        mut inherited: Inherited,
+    ) -> Result<Self, GatewayError> {
         let (metrics, exposition) = metrics::start()?;
         let metrics = Arc::new(metrics);
         let shutdown = Shutdown::default();
@@ -117,11 +133,13 @@ impl Gateway {
             None => draw_token().map(|token| (token.clone(), Some(token)))?,
         };
         let token = Arc::new(BearerToken::new(token));
-        let bind = |addrs: &[SocketAddr]| -> Result<Vec<_>, ListenError> {
+        let mut bind = |addrs: &[SocketAddr], purpose| {
             let keepalive = config.relay.keepalive.get();
-            addrs.iter().map(|&addr| Listener::bind(addr, keepalive)).collect()
+            Listener::inherit_or_bind(addrs, purpose, &mut inherited, keepalive)
         };
-        let (listeners, admin_listeners) = (bind(&config.listen)?, bind(&config.admin.listen)?);
+        let listeners = bind(&config.listen, Purpose::Relay)?;
+        let admin_listeners = bind(&config.admin.listen, Purpose::Admin)?;
+        inherited.close_rest();
         let shared: Result<_, _> = (1..config.threads.light()).map(|_| share(&listeners)).collect();
         let connections = ConnectionLimit::new(
             max_connections(&config),
@@ -149,7 +167,7 @@ impl Gateway {
             started: Timestamp::now(),
             since: Instant::now(),
         });
-        let with_admin = config.admin.listen.is_empty();
+        let with_admin = admin_listeners.is_empty();
         Ok(Self {
             listeners,
             shared: shared?,
@@ -204,15 +222,20 @@ impl Gateway {
         let soft = shutdown.soft().clone();
         tracker.spawn(async move { room.sweep_until(soft).await });
         tracker.spawn(sample(admin.parts.clone(), Arc::clone(&admin.exposition), shutdown.clone()));
+        let pulse = Pulse::new(1 + shared.len());
+        tracker.spawn(pulse.clone().watch(shutdown.hard().clone()));
+        tracker.spawn(tell_status(Arc::clone(&admin), shutdown.hard().clone()));
         let light = Light {
             door: Arc::clone(&door),
             connections: Arc::clone(&admin.connections),
             shutdown: shutdown.clone(),
             legs: legs.clone(),
+            pulse,
         };
-        light.accept(listeners);
+        light.accept(0, listeners);
         for (index, listeners) in shared.into_iter().enumerate() {
             if let Err(error) = light.start(index + 1, listeners, FAREWELL) {
+                light.pulse.excuse(index + 1);
                 tracing::error!(%error, "a thread of the light plane does not start: the others serve");
             }
         }
@@ -223,10 +246,12 @@ impl Gateway {
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
             tracker.spawn(accept(listener, stop, limit, serve));
         }
+        service_manager::ready();
         shutdown.soft().cancelled().await;
+        service_manager::stopping();
         control.reloader().listeners().clear();
         legs.close();
-        drain(&shutdown, &legs, &admin, control.drain_timeout()).await;
+        with_time(drain(&shutdown, &legs, &admin, control.drain_timeout())).await;
         shutdown.end();
         tracker.close();
         // Those that are cut short say so; what does not end by itself ends with the runtime.

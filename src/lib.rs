@@ -12,6 +12,7 @@ pub mod key_ring;
 pub mod metrics;
 pub mod net;
 pub mod relay;
+pub mod service_manager;
 pub mod shutdown;
 pub mod telemetry;
 pub mod wire;

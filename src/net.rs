@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod first_message;
+pub mod inherited;
 pub mod leg;
 pub mod listener;
 pub mod proxies;

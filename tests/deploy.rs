@@ -267,6 +267,18 @@ fn unit_is_valid_hardened_and_stops_after_the_drain() {
     let complaints = text(&verified.stderr);
     assert!(verified.status.success() && !complaints.contains(NAME), "{complaints}");
 
+    // The socket of the same name belongs to it, and holds the ports of the settings.
+    let socket = here.path().join(format!("{NAME}.socket"));
+    let unit = repository().join(format!("deploy/systemd/{NAME}.socket"));
+    fs::copy(&unit, &socket).unwrap();
+    let verified = run(Command::new(&analyze).args(["verify", "--man=no"]).arg(&socket));
+    let complaints = text(&verified.stderr);
+    assert!(verified.status.success() && !complaints.contains(NAME), "{complaints}");
+    let unit = fs::read_to_string(unit).unwrap();
+    let held = unit.lines().filter_map(|line| line.strip_prefix("ListenStream="));
+    let held: Vec<std::net::SocketAddr> = held.map(|addr| addr.parse().unwrap()).collect();
+    assert_eq!(held, config(&settings).listen);
+
     // In tenths: 1.1 today.
     let score = ["security", "--offline=true", "--no-pager", "--threshold=12"];
     successful(run(Command::new(&analyze).args(score).arg(&file)));

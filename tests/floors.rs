@@ -8,12 +8,13 @@ use std::{
 };
 
 /// Every room, with its floor: a file of `src` without its ending, and the folder of that name.
-const ROOMS: [(u8, &str); 24] = [
+const ROOMS: [(u8, &str); 25] = [
     (0, "wire"),
     (0, "key"),
     (1, "config"),
     (1, "metrics"),
     (1, "shutdown"),
+    (1, "service_manager"),
     (2, "telemetry"),
     (2, "net"),
     (2, "key_ring"),

@@ -8,6 +8,7 @@ use super::Settings;
 use crate::{
     config::Loaded,
     gateway::{Gateway, tell_token},
+    net::inherited::Inherited,
     telemetry,
 };
 
@@ -23,7 +24,8 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let gateway = Gateway::bind(config, Path::new("."))?;
+        let gateway =
+            Gateway::bind_or_inherit(config, Path::new("."), Inherited::from_environment())?;
         // Before it says that it is up: whoever waits for that may send one at once.
         let signals = gateway.shutdown().on_signals().context("cannot listen for signals")?;
         let control = gateway.control();

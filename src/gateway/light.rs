@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::service::Pulse;
 use crate::{
     front_door::FrontDoor,
     net::{
@@ -28,11 +29,15 @@ pub(super) struct Light {
     pub(super) shutdown: Shutdown,
     /// The front door's connections.
     pub(super) legs: TaskTracker,
+    /// That each turns.
+    pub(super) pulse: Pulse,
 }
 
 impl Light {
     /// Accepts on this thread until the drain begins.
-    pub(super) fn accept(&self, listeners: Vec<Listener>) {
+    pub(super) fn accept(&self, thread: usize, listeners: Vec<Listener>) {
+        let beating = self.pulse.clone().beat(thread, self.shutdown.hard().clone());
+        self.shutdown.tracker().spawn(beating);
         for listener in listeners {
             let door = Arc::clone(&self.door);
             let mut entrance = door.entrance.clone();
@@ -56,7 +61,7 @@ impl Light {
         let (ended, over) = oneshot::channel();
         let light = self.clone();
         thread::Builder::new().name(format!("light-{index}")).spawn(move || {
-            light.run(runtime, listeners, farewell);
+            light.run(runtime, index, listeners, farewell);
             // Nobody listens any more when the gateway was dropped.
             let _ = ended.send(());
         })?;
@@ -64,9 +69,9 @@ impl Light {
         Ok(())
     }
 
-    fn run(self, runtime: Runtime, listeners: Vec<Listener>, farewell: Duration) {
+    fn run(self, runtime: Runtime, index: usize, listeners: Vec<Listener>, farewell: Duration) {
         runtime.block_on(async {
-            self.accept(listeners);
+            self.accept(index, listeners);
             self.shutdown.hard().cancelled().await;
             // Relays that are cut short say so; what does not end by itself ends with the runtime.
             let _ = timeout(farewell, self.legs.wait()).await;

@@ -23,6 +23,7 @@ use crate::{
     http::{BearerToken, ReloadError, Reloaded},
     key_ring::{KeyRing, KeyRingError, Keys},
     net::listener::{ConnectionLimit, Listener},
+    service_manager,
     shutdown::Shutdown,
     telemetry::{Filter, LogLevel},
 };
@@ -102,11 +103,13 @@ impl Reloader {
     /// Reads, prepares and applies; logs what came of it.
     pub(super) fn reload(&self, shutdown: &Shutdown) -> Result<Reloaded, ReloadError> {
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        service_manager::reloading();
         let done = if shutdown.is_draining() {
             Err(ReloadError::Draining)
         } else {
             self.attempt(&mut configs)
         };
+        service_manager::ready();
         match &done {
             Ok(done) => log_success(done),
             Err(ReloadError::Refused(problems)) => {

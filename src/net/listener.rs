@@ -8,7 +8,7 @@ mod socket;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv6Addr, SocketAddr, TcpListener},
     pin::pin,
     sync::{
         Arc,
@@ -21,9 +21,13 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio_util::sync::CancellationToken;
 
 pub use self::socket::ListenError;
-use self::{acceptor::Acceptor, socket::bound};
+use self::{
+    acceptor::Acceptor,
+    socket::{adopted, bound},
+};
 use super::{
     access::AddressPermit,
+    inherited::{Inherited, Purpose},
     refusals::Refusals,
     strangers::{Stranger, Strangers},
     stream::{PlainStream, Stream},
@@ -83,6 +87,41 @@ impl Listener {
     /// When the address is taken, not ours, or not allowed.
     pub fn bind(addr: SocketAddr, keepalive: Duration) -> Result<Self, ListenError> {
         bound(addr, keepalive).map(|(socket, addr)| Self { socket, addr })
+    }
+
+    /// The listeners for `addrs`: those that were inherited, and the others bound; and those that
+    /// are named as being for this.
+    ///
+    /// # Errors
+    /// When an address is taken, not ours, or not allowed.
+    pub fn inherit_or_bind(
+        addrs: &[SocketAddr],
+        purpose: Purpose,
+        inherited: &mut Inherited,
+        keepalive: Duration,
+    ) -> Result<Vec<Self>, ListenError> {
+        let mut listeners = Vec::new();
+        for &addr in addrs {
+            listeners.push(match inherited.take(purpose, addr) {
+                Some(socket) => Self::adopt(socket, addr, keepalive)?,
+                None => Self::bind(addr, keepalive)?,
+            });
+        }
+        for socket in inherited.take_named(purpose) {
+            let addr = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+            listeners.push(Self::adopt(socket, addr, keepalive)?);
+        }
+        Ok(listeners)
+    }
+
+    fn adopt(
+        socket: TcpListener,
+        addr: SocketAddr,
+        keepalive: Duration,
+    ) -> Result<Self, ListenError> {
+        adopted(socket, keepalive)
+            .map(|(socket, addr)| Self { socket, addr })
+            .map_err(|error| ListenError::new(addr, error))
     }
 
     /// Where it listens, the real port where 0 was asked for.

@@ -28,6 +28,7 @@ mod reload;
 #[path = "../support/requirement.rs"]
 mod requirement;
 mod servers;
+mod service;
 mod slow_readers;
 mod strangers;
 mod support;

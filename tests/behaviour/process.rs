@@ -36,9 +36,24 @@ impl Process {
     }
 
     pub(crate) async fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mini_rust_desk_relay_server"))
+        let program = Command::new(env!("CARGO_BIN_EXE_mini_rust_desk_relay_server"));
+        Self::start_by(program, dir, args).await
+    }
+
+    /// The same by another command, which ends in the program's name, and may have an environment.
+    pub(crate) async fn start_by(
+        mut command: Command,
+        dir: tempfile::TempDir,
+        args: &[&str],
+    ) -> Self {
+        let extra: Vec<_> = command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+            .collect();
+        let mut child = command
             .env_clear()
             .env("RELAY__ADMIN__TOKEN", TOKEN)
+            .envs(extra)
             .current_dir(dir.path())
             .args(args)
             .args(

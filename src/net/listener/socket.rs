@@ -47,6 +47,20 @@ pub(super) fn bound(
         .map_err(|source| ListenError::new(addr, source))
 }
 
+/// A socket that somebody else bound, with the options of ours, and where it listens.
+pub(super) fn adopted(
+    listener: TcpListener,
+    keepalive: Duration,
+) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = Socket::from(listener);
+    set_options(&socket, keepalive)?;
+    // Whoever bound it may have had a shorter queue in mind.
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from(socket);
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
+}
+
 fn open(addr: SocketAddr, keepalive: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if let IpAddr::V6(ip) = addr.ip() {
@@ -56,13 +70,17 @@ fn open(addr: SocketAddr, keepalive: Duration) -> io::Result<TcpListener> {
     // start silently and split pairs. (On Windows this option means just that.)
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
-    // Connections inherit both from the listener on Linux, which saves two calls each.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))?;
-    socket.set_nonblocking(true)?;
+    set_options(&socket, keepalive)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+fn set_options(socket: &Socket, keepalive: Duration) -> io::Result<()> {
+    // Connections inherit both from the listener on Linux, which saves two calls each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))?;
+    socket.set_nonblocking(true)
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
