@@ -13,6 +13,7 @@ mod environment;
 mod front_door;
 mod hbbr;
 mod keys;
+mod keys_file;
 mod live;
 mod load;
 mod log;
@@ -42,6 +43,7 @@ pub use self::{
     command_line::Overrides,
     front_door::FrontDoorConfig,
     keys::{DEFAULT_LABEL, KeyConfig},
+    keys_file::read as read_keys_file,
     live::Live,
     load::{Loaded, Origins, Sources, load},
     log::{LogConfig, LogFormat},
@@ -52,7 +54,7 @@ pub use self::{
     relay::RelayConfig,
     shutdown::ShutdownConfig,
     threads::{ThreadCount, ThreadsConfig},
-    units::{BitRate, Duration, Secret, Size},
+    units::{BitRate, Duration, Expiry, Secret, Size},
 };
 
 /// Everything that can be set. `Config::default()` is what runs when nothing is.
@@ -70,6 +72,10 @@ pub struct Config {
     /// Further keys that clients may send instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyConfig>,
+    /// A file with more of these tables, read again when it changes; empty for none.
+    pub keys_file: PathBuf,
+    /// Where the traffic of each key is kept over a restart; empty for nowhere.
+    pub usage_file: PathBuf,
     /// The front door: first bytes, deadlines, how many connections.
     pub front_door: FrontDoorConfig,
     /// Who stands in front of it.
@@ -100,6 +106,8 @@ impl Default for Config {
             key: Secret::default(),
             key_file: PathBuf::new(),
             keys: Vec::new(),
+            keys_file: PathBuf::new(),
+            usage_file: PathBuf::new(),
             front_door: FrontDoorConfig::default(),
             proxy: ProxyConfig::default(),
             access: AccessConfig::default(),

@@ -3,6 +3,7 @@
 
 mod capacity;
 mod control;
+mod keys;
 mod light;
 mod reload;
 mod secrets;
@@ -37,7 +38,7 @@ use crate::{
     config::{Config, FrontDoorConfig, Live, Secret},
     front_door::FrontDoor,
     http::{self, AdminState, BearerToken, Upgrades},
-    key_ring::{KeyRing, KeyRingError, Keys},
+    key_ring::{KeyRingError, UsageError},
     metrics::{self, Exposition, Metrics},
     net::{
         access::Access,
@@ -81,6 +82,9 @@ pub enum GatewayError {
     /// A key is not to be had.
     #[error(transparent)]
     Key(#[from] KeyRingError),
+    /// The keys' traffic cannot be kept.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
     /// The admin token is not to be had.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -225,6 +229,7 @@ impl Gateway {
         let pulse = Pulse::new(1 + shared.len());
         tracker.spawn(pulse.clone().watch(shutdown.hard().clone()));
         tracker.spawn(tell_status(Arc::clone(&admin), shutdown.hard().clone()));
+        tracker.spawn(keys::look_after(Arc::clone(&admin.parts.ring), shutdown.clone()));
         let light = Light {
             door: Arc::clone(&door),
             connections: Arc::clone(&admin.connections),
@@ -257,6 +262,7 @@ impl Gateway {
         // Those that are cut short say so; what does not end by itself ends with the runtime.
         let _ = timeout(FAREWELL, async { tokio::join!(legs.wait(), tracker.wait()) }).await;
         admin.parts.refusals.tell_all();
+        keys::save(&admin.parts.ring).await;
     }
 }
 
@@ -277,16 +283,20 @@ fn parts(
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
     legs: &TaskTracker,
-) -> Result<Parts, KeyRingError> {
-    let ring = KeyRing::new(&Keys::read(config, dir)?.made(dir)?);
+) -> Result<Parts, GatewayError> {
+    let ring = keys::ring(config, dir)?;
     Ok(Parts {
         metrics: Arc::clone(metrics),
         refusals: Refusals::new(Arc::clone(metrics)),
         access: Arc::new(Access::new(&config.access, &config.proxy)),
         proxies: Arc::new(Proxies::new(&config.proxy)),
         draining: shutdown.soft().clone(),
-        ring: Arc::new(ring),
-        room: WaitingRoom::new(Live::new(config.pairing.clone()), Arc::clone(metrics)),
+        room: WaitingRoom::new(
+            Live::new(config.pairing.clone()),
+            Arc::clone(&ring),
+            Arc::clone(metrics),
+        ),
+        ring,
         relays: ActiveRelays::new(shutdown.hard().clone(), Arc::clone(metrics)),
         limits: Live::new(config.relay.clone()),
         bulk: BulkPlane::new(&config.threads),

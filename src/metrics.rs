@@ -3,14 +3,17 @@
 //! Each gateway has a recorder of its own rather than the process's global one, so that several
 //! can run in one process, and every series exists from the start, at zero.
 
+mod keys;
+
 use metrics::{Counter, Gauge, Histogram, Unit, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 use metrics_process::Collector;
 
+pub use self::keys::KeyFigures;
 use crate::{key::KeyFault, wire::Transport};
 
-/// Why a connection or a leg is refused, apart from the faults of keys.
-pub const REJECTIONS: [&str; 21] = [
+/// Why a connection or a leg is refused, apart from wrong keys.
+pub const REJECTIONS: &[&str] = &[
     "connection_limit",
     "displaced",
     "blocked",
@@ -30,17 +33,22 @@ pub const REJECTIONS: [&str; 21] = [
     "bad_handshake",
     "websocket_protocol",
     "waiting_room_full",
+    "key_expired",
+    "key_revoked",
+    "key_quota_relays",
+    "key_quota_traffic",
     "draining",
     "io",
 ];
 
 /// Every reason for which a connection or a leg is refused.
 pub fn rejections() -> impl Iterator<Item = &'static str> {
-    REJECTIONS.into_iter().chain(KeyFault::ALL.map(KeyFault::label))
+    REJECTIONS.iter().copied().chain(KeyFault::ALL.map(KeyFault::label))
 }
 
 /// Why a leg left the waiting room without a peer.
-pub const UNPAIRED: [&str; 3] = ["timeout", "hung_up", "draining"];
+pub const UNPAIRED: &[&str] =
+    &["timeout", "hung_up", "draining", "key_expired", "key_revoked", "key_quota_relays"];
 
 /// Why a relay ended.
 pub const ENDS: [&str; 9] = [
@@ -132,10 +140,12 @@ pub fn start() -> Result<(Metrics, Exposition), BuildError> {
 }
 
 impl Exposition {
-    /// Everything, in Prometheus' text format.
-    pub fn render(&self) -> String {
+    /// Everything, with the figures of the keys there are, in Prometheus' text format.
+    pub fn render(&self, keys: &[KeyFigures]) -> String {
         with_local_recorder(&self.recorder, || self.process.collect());
-        self.recorder.handle().render()
+        let mut text = self.recorder.handle().render();
+        keys::render(keys, &mut text);
+        text
     }
 
     /// Folds what histograms have gathered; to be called every few seconds, or they grow.
@@ -174,7 +184,7 @@ impl Metrics {
             unpaired: counters(
                 "relay_unpaired_total",
                 "reason",
-                &UNPAIRED,
+                UNPAIRED,
                 "Legs that left the waiting room without a peer",
             ),
             ends: counters("relay_ends_total", "reason", &ENDS, "Relays ended, by the reason"),

@@ -9,7 +9,7 @@ use figment::{
 };
 use mini_rust_desk_relay_server::config::{
     Config, Duration, KeyConfig, Loaded, LogFormat, Origin, Overrides, Problems, Secret, Size,
-    Sources, load,
+    Sources, load, read_keys_file,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -417,7 +417,7 @@ fn an_unknown_name_comes_with_the_one_that_was_meant() {
         &[
             "config.toml: listne: unknown key: did you mean listen?",
             "config.toml: timeout: unknown here: it belongs in [pairing]",
-            "config.toml: whatever: unknown key: the keys here are key, key_file, listen",
+            "config.toml: whatever: unknown key: the keys here are key, key_file, keys_file, listen",
             "config.toml: pairing.timout: unknown key: did you mean pairing.timeout?",
             "config.toml: pairing.idle_timeout: unknown here: it belongs in [relay]",
             "config.toml: pairing.listen: unknown here: it belongs in [admin], or at the top",
@@ -624,6 +624,67 @@ fn every_mistake_in_a_list_of_tables_is_reported_at_once_with_its_table() {
 }
 
 #[test]
+fn what_a_key_grants_is_read_and_judged_like_any_setting() {
+    let terms =
+        "expires = 2027-01-31\nbandwidth = '2Gbit/s'\nmax_relays = 5\nmonthly_traffic = '1TiB'";
+    let loaded = Scene::new().toml(&format!("[[keys]]\nlabel = 'a'\nkey = 'b'\n{terms}")).loaded();
+    let key = &loaded.config.keys[0];
+    assert_eq!(key.expires.unwrap().to_string(), "2027-02-01T00:00:00Z");
+    assert_eq!((key.bandwidth.to_string().as_str(), key.max_relays), ("2Gbit/s", Some(5)));
+    assert_eq!(key.monthly_traffic, Some(Size::from_mib(1 << 20)));
+    assert_says(&loaded.describe(), &["expires = \"2027-02-01T00:00:00Z\"\n", "max_relays = 5\n"]);
+    let wrong =
+        "expires = '2027-01-31T18:00:00'\nbandwidth = 5\nmax_relays = 0\nmonthly_traffic = '0B'";
+    let report =
+        Scene::new().toml(&format!("[[keys]]\nlabel = 'a'\nkey = 'b'\n{wrong}")).problems();
+    let expected = [
+        "keys[1].expires: found \"2027-01-31T18:00:00\", expected a date such as \"2027-01-31\", or",
+        "keys[1].bandwidth: found the number 5, expected a rate in quotes",
+        "keys[1].max_relays: found 0, expected 1 or more (to let nobody in with it, take the key out) (the 1st",
+        "keys[1].monthly_traffic: found 0, expected 1 or more",
+    ];
+    assert_says(&report, &expected);
+    assert_eq!(report.lines().count(), expected.len(), "{report}");
+}
+
+/// The file that `keys_file` names is judged as strictly, and together with the configuration.
+#[test]
+fn a_file_of_keys_is_read_like_the_configuration() {
+    let read = |config: &str, file: &str| {
+        let scene = Scene::new().toml(&format!("keys_file = 'keys.toml'\n{config}"));
+        let scene = scene.with("keys.toml", file);
+        let config = scene.loaded().config;
+        read_keys_file(&config, scene.dir.path()).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(read("", TWO_KEYS).unwrap(), Scene::new().toml(TWO_KEYS).loaded().config.keys);
+    assert!(read("", "").unwrap().is_empty());
+    let problems = read(
+        "key = 'k'\n[[keys]]\nlabel = 'home'\nkey = 'z'",
+        &format!("{TWO_KEYS}expires = 'soon'\n[[keys]]\nlabel = 'default'\nkey = 5318008\n[log]\n"),
+    );
+    let report = problems.unwrap_err();
+    let expected = [
+        "keys.toml: log: this file holds [[keys]] with their keys below them, and nothing else",
+        "keys.toml: keys[2].expires: found \"soon\", expected a date",
+        "keys.toml: keys[3].key: found a number, expected text in quotes (the 3rd of [[keys]], \"default\")",
+        "keys.toml: keys[3].label: the key at the top has this label",
+        "keys.toml: keys[1].label: a key of the configuration has this label: choose another (the 1st",
+    ];
+    assert_says(&report, &expected);
+    assert_eq!(report.lines().count(), expected.len(), "{report}");
+    assert!(!report.contains("5318008"), "{report}");
+    for broken in ["keys = 5318008", "[[keys]]\nkey = 5318008x", "key = '5318008'"] {
+        let report = read("", broken).unwrap_err();
+        assert_says(&report, &["keys.toml: "]);
+        assert!(!report.contains("5318008"), "{report}");
+    }
+    let scene = Scene::new().toml("keys_file = 'missing.toml'");
+    let config = scene.loaded().config;
+    let report = read_keys_file(&config, scene.dir.path()).unwrap_err().to_string();
+    assert_says(&report, &["missing.toml: the file of keys cannot be read: No such file"]);
+}
+
+#[test]
 fn what_is_no_list_of_tables_is_said_to_be_none() {
     for (toml, said) in [
         ("keys = 'swordfish'", "keys: this is a list of tables: write [[keys]]"),
@@ -661,7 +722,7 @@ fn a_list_of_tables_is_described_last_without_its_secrets() {
     assert!(!text.contains("swordfish") && !format!("{loaded:?}").contains("swordfish"), "{text}");
     assert_says(
         &text,
-        &["\n[[keys]] # from config.toml\nkey = \"***\"\nlabel = \"home\"\n", "office.key\"\n"],
+        &["\n[[keys]] # from config.toml\n", "key = \"***\"\nlabel = \"home\"\n", "office.key\"\n"],
     );
     let mut again = Scene::new().toml(&text).loaded().config;
     again.keys[0].key = Secret::new("swordfish");

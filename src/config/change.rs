@@ -39,6 +39,9 @@ const KEYS: &[Key] = &[
     key!(Live key),
     key!(Live key_file),
     key!(Live keys),
+    key!(Live keys_file),
+    // What is used of the keys would have two places.
+    key!(Restart usage_file),
     key!(Restart proxy.trusted),
     key!(Restart proxy.protocol),
     key!(Restart proxy.headers),

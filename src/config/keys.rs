@@ -6,16 +6,16 @@ use figment::value::Value;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Secret,
+    BitRate, Expiry, Secret, Size,
     rules::Rules,
     tables::{is_label, place, whose},
 };
 
 /// The name of the list.
-const LIST: &str = "keys";
+pub(super) const LIST: &str = "keys";
 
 /// How many keys there may be. Each leg is compared with all of them.
-const MOST: usize = 1000;
+pub(super) const MOST: usize = 1000;
 
 /// One table of `[[keys]]`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -27,6 +27,14 @@ pub struct KeyConfig {
     pub key: Secret,
     /// A file that holds the key; empty for none.
     pub key_file: PathBuf,
+    /// From when on it lets nobody in.
+    pub expires: Option<Expiry>,
+    /// How fast all relays of the key may be together.
+    pub bandwidth: BitRate,
+    /// How many relays of the key there may be at once.
+    pub max_relays: Option<u32>,
+    /// How many bytes the relays of the key may carry in a calendar month (UTC).
+    pub monthly_traffic: Option<Size>,
 }
 
 impl KeyConfig {
@@ -59,11 +67,15 @@ impl KeyConfig {
             &["key"],
             "\"-\" and \"_\" stand for id_ed25519 at the top only: write key_file = \"id_ed25519\"",
         );
+        let none = "found 0, expected 1 or more (to let nobody in with it, take the key out)";
+        require(self.max_relays != Some(0), &["max_relays"], none);
+        let traffic = self.monthly_traffic.map(Size::get);
+        require(traffic != Some(0), &["monthly_traffic"], none);
     }
 }
 
-/// What holds for all of them together. `alone` says that there is a single `key` too, whose label
-/// is `default`.
+/// What holds for all of them together. `with_default`: there is a single `key` too, which has the
+/// label [`DEFAULT_LABEL`].
 pub(super) fn validate(keys: &[KeyConfig], with_default: bool, rules: &mut Rules) {
     let what = format!("found {} keys, expected {MOST} at most", keys.len());
     rules.require(keys.len() <= MOST, &[LIST], what);

@@ -1,13 +1,7 @@
 //! The layers, weakest first, and what comes of them: a configuration with the origin of each
 //! value, or everything that is wrong at once.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::SocketAddr,
-    path::PathBuf,
-};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use figment::{Figment, providers::Serialized};
 
@@ -17,7 +11,7 @@ use super::{
     environment,
     hbbr::HbbrNames,
     problem::{Origin, Problem, Problems},
-    rules::{Broken, Rules},
+    rules::Rules,
     schema::Schema,
     setting::{Reading, Setting},
     tables, toml_file,
@@ -182,22 +176,10 @@ impl Stack {
 
     /// A rule about a key that could not be read is left out: it would judge the default.
     fn apply_rules(&mut self, config: &Config, origins: &Origins) {
-        let unread: BTreeSet<_> = self.problems.iter().map(|problem| problem.key.clone()).collect();
         let mut rules = Rules::default();
         config.validate(&mut rules);
-        for Broken { keys, what } in rules.broken {
-            let table = |key: &str| key.split_once("].").map(|(table, _)| format!("{table}]"));
-            let is_unread = |key: &String| {
-                unread.contains(key) || table(key).is_some_and(|table| unread.contains(&table))
-            };
-            if keys.iter().any(is_unread) {
-                continue;
-            }
-            let mut places: Vec<_> = keys.iter().map(|key| origins.of(key).to_string()).collect();
-            places.dedup();
-            let key = keys.first().cloned().unwrap_or_default();
-            self.problems.push(Problem::at(places.join(" and "), key, what));
-        }
+        let broken = rules.problems(&self.problems, |key| origins.of(key).to_string());
+        self.problems.extend(broken);
     }
 
     /// An empty `RELAY__KEY`, as a compose file gives for a variable that is not set, opens a
@@ -207,8 +189,9 @@ impl Stack {
         let hidden =
             self.settings.iter().map(|(_, set)| set).filter(is_key).find(|set| is_said(set));
         if let Some(hidden) = hidden
-            && config.key.is_empty()
-            && config.key_file.as_os_str().is_empty()
+            && !config.has_single_key()
+            && config.keys.is_empty()
+            && config.keys_file.as_os_str().is_empty()
         {
             self.warnings.push(format!(
                 "the relay is open to anyone: {} leaves {} empty, over {}",

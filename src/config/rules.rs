@@ -1,27 +1,53 @@
 //! What a value must keep to beyond its type. The rules themselves stand with their sections, in
 //! `validate`; here is how they are written down and collected, so that all are reported at once.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
-use super::Duration;
+use super::{Duration, problem::Problem};
 
 /// The longest timeout. A longer one is a slip, and the clock could not count to any.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A rule that does not hold.
-pub(super) struct Broken {
+struct Broken {
     /// Every key that has a part in it; the first is the one to look at.
-    pub(super) keys: Vec<String>,
-    pub(super) what: String,
+    keys: Vec<String>,
+    what: String,
 }
 
 /// The rules that do not hold.
 #[derive(Default)]
 pub(super) struct Rules {
-    pub(super) broken: Vec<Broken>,
+    broken: Vec<Broken>,
 }
 
 impl Rules {
+    /// Those that do not hold as problems, each placed by where its keys were set. A rule about a
+    /// key that is among the problems already is left out: it would judge the default.
+    pub(super) fn problems(
+        self,
+        before: &[Problem],
+        place_of: impl Fn(&str) -> String,
+    ) -> Vec<Problem> {
+        let unread: BTreeSet<_> = before.iter().map(|problem| problem.key.as_str()).collect();
+        let is_unread = |key: &String| {
+            // With a table that is none, all that would be in it is unread.
+            let table = key.split_once("].").map(|(table, _)| format!("{table}]"));
+            unread.contains(key.as_str()) || table.is_some_and(|table| unread.contains(&*table))
+        };
+        let judged = self.broken.into_iter().filter(|rule| !rule.keys.iter().any(is_unread));
+        let placed = judged.map(|Broken { keys, what }| {
+            let mut places: Vec<_> = keys.iter().map(|key| place_of(key)).collect();
+            places.dedup();
+            let key = keys.into_iter().next().unwrap_or_default();
+            Problem::at(places.join(" and "), key, what)
+        });
+        placed.collect()
+    }
+
     pub(super) fn require(&mut self, holds: bool, keys: &[&str], what: impl Into<String>) {
         if !holds {
             self.broken.push(Broken {

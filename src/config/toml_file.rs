@@ -33,15 +33,19 @@ pub(super) fn read(named: Option<&Path>, working_dir: &Path, schema: &Schema) ->
             return Reading { problems: vec![Problem::at(place, "", what)], ..Reading::default() };
         }
     };
-    match Toml::from_str::<Dict>(&text) {
+    match parse(&text) {
         Ok(tree) => Walk::new(place, schema).through(tree),
-        Err(why) => {
-            let at = position(&text, why.span().map_or(0, |span| span.start));
-            // Not the error's own Display: that one quotes the line, which may hold the key.
-            let what = format!("no valid TOML, {at}: {}", why.message().replace('\n', ", "));
-            Reading { problems: vec![Problem::at(place, "", what)], ..Reading::default() }
-        }
+        Err(what) => Reading { problems: vec![Problem::at(place, "", what)], ..Reading::default() },
     }
+}
+
+/// The tree of a TOML text, or what is wrong with it and where.
+pub(super) fn parse(text: &str) -> Result<Dict, String> {
+    Toml::from_str::<Dict>(text).map_err(|why| {
+        let at = position(text, why.span().map_or(0, |span| span.start));
+        // Not the error's own Display: that one quotes the line, which may hold the key.
+        format!("no valid TOML, {at}: {}", why.message().replace('\n', ", "))
+    })
 }
 
 /// As `fs::read_to_string`, with a word for the folder that Docker makes of a mount whose file

@@ -1,12 +1,13 @@
 //! Values with a unit or a rule of their own: durations, sizes, rates, secrets, listeners.
 
 mod bit_rate;
+mod expiry;
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-pub use self::bit_rate::BitRate;
+pub use self::{bit_rate::BitRate, expiry::Expiry};
 
 /// A span of time, written as in `30s`, `1h 30m` or `500ms`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -190,7 +190,7 @@ impl Prepared {
     fn apply(self, reloader: &Reloader) -> Config {
         let Self { config, keys, token, filter } = self;
         let rooms = &reloader.rooms;
-        rooms.ring.replace(&keys);
+        rooms.ring.replace(keys);
         rooms.front_door.replace(config.front_door.clone());
         rooms.pairing.replace(config.pairing.clone());
         rooms.relay.replace(config.relay.clone());

@@ -1,5 +1,6 @@
 //! The admin API under `/api/v1`, and `/metrics`. What it shows is the relay stack's own state.
 
+mod keys;
 mod relays;
 mod stats;
 mod waiting;
@@ -57,6 +58,7 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .route("/api/v1/relays", get(relays::list))
         .route("/api/v1/relays/{uuid}", get(relays::show).delete(relays::close))
         .route("/api/v1/waiting", get(waiting::list))
+        .route("/api/v1/keys", get(keys::list))
         .route("/api/v1/stats", get(stats::show))
         .route("/api/v1/reload", post(control::reload))
         .route("/api/v1/drain", post(control::drain))
@@ -72,6 +74,7 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
 
 async fn render(State(admin): State<Arc<AdminState>>) -> impl IntoResponse {
     // The version that Prometheus' text format has.
+    let keys = admin.parts.ring.figures();
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], admin.exposition.render())
+    ([(header::CONTENT_TYPE, content_type)], admin.exposition.render(&keys))
 }

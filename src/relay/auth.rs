@@ -17,7 +17,7 @@ pub struct RequireKeyLayer {
     ring: Arc<KeyRing>,
 }
 
-/// Refuses legs whose key is not on the ring.
+/// Refuses legs whose key is not on the ring, or grants nothing now.
 #[derive(Clone)]
 pub struct RequireKey<S> {
     inner: S,
@@ -59,7 +59,7 @@ where
                 request.grant = grant;
                 Either::Right(self.inner.call(request))
             }
-            Err(fault) => Either::Left(ready(Err(RelayError::Key(fault)))),
+            Err(refusal) => Either::Left(ready(Err(refusal.into()))),
         }
     }
 }

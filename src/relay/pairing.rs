@@ -1,7 +1,7 @@
 //! The waiting room and the pairing service: two legs that name one uuid meet, in one step.
 //!
 //! A leg that waits is a plain socket in a map: no task, no timer. A sweep drops those that hung
-//! up or whose time is over; a leg that finds its peer dead waits in its place.
+//! up, whose time is over or whose key is no longer valid; a leg that finds its peer dead waits in its place.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -22,7 +22,7 @@ use tower::Service;
 use super::request::{Match, Paired, RelayError, RelayRequest};
 use crate::{
     config::{Live, PairingConfig},
-    key_ring::Grant,
+    key_ring::{Grant, KeyRing, Seats},
     metrics::Metrics,
     net::leg::{ParkedLeg, gone},
     wire::{
@@ -45,6 +45,7 @@ pub struct WaitingRoom {
     waiting: AtomicUsize,
     closed: AtomicBool,
     limits: Live<PairingConfig>,
+    ring: Arc<KeyRing>,
     metrics: Arc<Metrics>,
 }
 
@@ -113,13 +114,18 @@ impl Service<RelayRequest> for Pairing {
 
 impl WaitingRoom {
     /// An empty room.
-    pub fn new(limits: Live<PairingConfig>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        limits: Live<PairingConfig>,
+        ring: Arc<KeyRing>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             limits,
+            ring,
             metrics,
         })
     }
@@ -143,7 +149,19 @@ impl WaitingRoom {
                 self.left(&uuid, first, "hung_up");
                 continue;
             }
-            return pair(uuid, first, request);
+            // The key of the leg that comes has just been checked; this one's was when it came.
+            if let Err(denied) = self.ring.still_grants(&first.grant) {
+                self.left(&uuid, first, denied.label());
+                continue;
+            }
+            return match Seats::take([&first.grant, &request.grant]) {
+                Ok(seats) => pair(uuid, first, request, seats),
+                Err(denied) => {
+                    // Both are told at once: neither could be paired.
+                    self.left(&uuid, first, denied.label());
+                    Err(denied.into())
+                }
+            };
         }
     }
 
@@ -223,6 +241,13 @@ impl WaitingRoom {
             .collect();
         let late = shard.extract_if(|_, waiting| waiting.since.elapsed() >= timeout);
         left.extend(late.map(|(uuid, waiting)| (uuid, waiting, "timeout")));
+        let denied = |waiting: &Waiting| self.ring.still_grants(&waiting.grant).err();
+        let unwelcome = shard.extract_if(|_, waiting| denied(waiting).is_some());
+        let unwelcome = unwelcome.map(|(uuid, waiting)| {
+            let reason = denied(&waiting).map_or("key_revoked", |denied| denied.label());
+            (uuid, waiting, reason)
+        });
+        left.extend(unwelcome);
         // A flood's room is given back.
         if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
             let len = shard.len();
@@ -307,7 +332,12 @@ impl Drop for Ticket {
     }
 }
 
-fn pair(uuid: RelayUuid, first: Waiting, second: RelayRequest) -> Result<Match, RelayError> {
+fn pair(
+    uuid: RelayUuid,
+    first: Waiting,
+    second: RelayRequest,
+    seats: Seats,
+) -> Result<Match, RelayError> {
     let RelayRequest { hello, leg, grant } = second;
     let legs = [first.leg.wake()?, leg.wake()?];
     tracing::info!(
@@ -325,6 +355,7 @@ fn pair(uuid: RelayUuid, first: Waiting, second: RelayRequest) -> Result<Match, 
         },
         legs,
         grants: [first.grant, grant],
+        seats,
         waited: first.since.elapsed(),
     })))
 }
@@ -340,11 +371,11 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{metrics, relay::tests::request};
+    use crate::{key_ring::tests::ring, metrics, relay::tests::request};
 
     fn room() -> Arc<WaitingRoom> {
         let metrics = Arc::new(metrics::start().unwrap().0);
-        WaitingRoom::new(Live::default(), metrics)
+        WaitingRoom::new(Live::default(), Arc::new(ring("")), metrics)
     }
 
     /// Brings legs in at once, from as many threads as there are.

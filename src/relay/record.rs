@@ -75,6 +75,11 @@ fn record(refusal: &RelayError, peer: SocketAddr, uuid: &RelayUuid) {
         RelayError::Key(fault) => {
             tracing::warn!(%uuid, reason = %fault, "Relay authentication failed from {peer} - invalid key");
         }
+        // Another sentence: who has a key of ours, if one that grants nothing now, is no intruder to
+        // be banned.
+        RelayError::Denied(denied) => {
+            tracing::warn!(%uuid, reason = denied.label(), "Relay refused for {peer}: {denied}");
+        }
         RelayError::WaitingRoomFull => {
             tracing::warn!(
                 %uuid,
@@ -101,7 +106,7 @@ mod tests {
             .service(service_fn(async |_| Err(RelayError::Key(KeyFault::Case))));
         let (request, _client) = request("uuid", "").await;
         service.oneshot(request).await.unwrap_err();
-        let text = exposition.render();
+        let text = exposition.render(&[]);
         assert!(text.contains("relay_rejected_total{reason=\"key_case\"} 1"), "{text}");
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::request::{End, LegIndex, Paired, span};
 use crate::{
-    key_ring::Grant,
+    key_ring::{Grant, Seats, charge},
     metrics::Metrics,
     wire::{
         Transport,
@@ -83,6 +83,7 @@ pub struct RelayGuard {
     relay: Arc<ActiveRelay>,
     registry: Arc<ActiveRelays>,
     end: End,
+    _seats: Seats,
 }
 
 impl ActiveRelays {
@@ -97,8 +98,8 @@ impl ActiveRelays {
         })
     }
 
-    /// Enters a pair; it stays until the guard drops.
-    pub fn enter(self: &Arc<Self>, paired: &Paired) -> RelayGuard {
+    /// Enters a pair; it stays until the guard drops, which has its places on its keys.
+    pub fn enter(self: &Arc<Self>, paired: &mut Paired) -> RelayGuard {
         let leg = |index: LegIndex| {
             let leg = &paired.legs[index.at()];
             ActiveLeg {
@@ -127,7 +128,8 @@ impl ActiveRelays {
         self.metrics.relay_begins(relay.transports());
         self.metrics.wait.record(paired.waited);
         self.lock().insert(relay.id, Arc::clone(&relay));
-        RelayGuard { relay, registry: Arc::clone(self), end: End::Aborted }
+        let seats = std::mem::take(&mut paired.seats);
+        RelayGuard { relay, registry: Arc::clone(self), end: End::Aborted, _seats: seats }
     }
 
     /// A snapshot, in no order.
@@ -173,6 +175,7 @@ impl ActiveRelays {
         }
         if fresh > 0 {
             self.metrics.bytes(leg.transport, relay.legs[from.other().at()].transport, fresh);
+            charge(relay.grants(), fresh);
         }
     }
 
@@ -250,6 +253,10 @@ impl ActiveRelay {
         self.legs[from.at()].received.fetch_add(bytes, Ordering::Relaxed);
         let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_activity.store(now, Ordering::Relaxed);
+    }
+
+    fn grants(&self) -> [&Grant; 2] {
+        [&self.legs[0].grant, &self.legs[1].grant]
     }
 
     fn transports(&self) -> [Transport; 2] {

@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use crate::{
     key::KeyFault,
-    key_ring::Grant,
+    key_ring::{Denied, Grant, Refusal, Seats},
     net::leg::{Arriving, Leg},
     wire::{
         Transport,
@@ -45,6 +45,8 @@ pub struct Paired {
     pub legs: [Leg; 2],
     /// What the key of each gives it.
     pub grants: [Grant; 2],
+    /// Its places on these keys.
+    pub seats: Seats,
     /// How long the first had waited.
     pub waited: Duration,
 }
@@ -96,6 +98,9 @@ pub enum RelayError {
     /// Its key is none of ours.
     #[error("invalid key")]
     Key(#[source] KeyFault),
+    /// Its key is, or was, one of ours, and grants nothing now.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// No more legs may wait.
     #[error("the waiting room is full")]
     WaitingRoomFull,
@@ -184,11 +189,21 @@ impl fmt::Display for End {
     }
 }
 
+impl From<Refusal> for RelayError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Wrong(fault) => Self::Key(fault),
+            Refusal::Denied(denied) => Self::Denied(denied),
+        }
+    }
+}
+
 impl RelayError {
     /// Its name as a metric's label.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Key(fault) => fault.label(),
+            Self::Denied(denied) => denied.label(),
             Self::WaitingRoomFull => "waiting_room_full",
             Self::Draining => "draining",
             Self::Io(_) => "io",

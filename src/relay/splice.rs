@@ -77,9 +77,9 @@ pub struct Splicer {
 
 impl Splicer {
     /// Moves bytes between the two legs until both have ended, or something ends them.
-    pub fn splice(&self, paired: Paired) -> impl Future<Output = End> + Send + use<> {
+    pub fn splice(&self, mut paired: Paired) -> impl Future<Output = End> + Send + use<> {
         // Made before the future is, which then has room for the relay and not for the pair too.
-        let guard = self.registry.enter(&paired);
+        let guard = self.registry.enter(&mut paired);
         let mut splice = Box::new(Splice::new(paired, Arc::clone(guard.relay()), self));
         let bulk = Arc::clone(&self.bulk);
         async move {
@@ -405,11 +405,11 @@ mod tests {
         legs[0].transport = Transport::WebSocket;
         let uuid = Text::from("uuid");
         let (target, conn_type) = (None, ConnType::Default);
-        let (waited, grants) = (Duration::ZERO, Default::default());
-        let paired = Paired { uuid, target, conn_type, legs, grants, waited };
+        let (waited, grants, seats) = (Duration::ZERO, Default::default(), Default::default());
+        let mut paired = Paired { uuid, target, conn_type, legs, grants, seats, waited };
         let metrics = Arc::new(metrics::start().unwrap().0);
         let registry = ActiveRelays::new(tokio_util::sync::CancellationToken::new(), metrics);
-        let relay = Arc::clone(registry.enter(&paired).relay());
+        let relay = Arc::clone(registry.enter(&mut paired).relay());
         let splicer = Splicer {
             registry,
             limits: Live::default(),

@@ -29,6 +29,8 @@ pub(super) struct Filter {
     transport: Option<TransportName>,
     /// Of either leg.
     address: Option<IpAddr>,
+    /// The label of either leg's.
+    key: Option<String>,
     sort: Option<Order<Field>>,
     limit: Option<usize>,
     offset: Option<usize>,
@@ -81,6 +83,8 @@ pub(super) struct RelayView {
 struct LegView {
     address: String,
     transport: &'static str,
+    /// The label of its key; null on an open relay.
+    key: Option<String>,
     /// By this leg, framing included.
     sent_bytes: u64,
     sent_bytes_per_second: u64,
@@ -160,6 +164,7 @@ impl Filter {
             })
             && is(self.connection_type.as_ref(), |kind| relay.conn_type.to_string() == *kind)
             && is(self.transport.as_ref(), |kind| any_leg(&|leg| *kind == leg.transport.into()))
+            && is(self.key.as_ref(), |key| any_leg(&|leg| leg.grant.label() == Some(key)))
             && is(self.address.as_ref(), |ip| any_leg(&|leg| leg.address.ip() == ip.to_canonical()))
     }
 }
@@ -211,6 +216,7 @@ impl LegView {
         Self {
             address: leg.address.to_string(),
             transport: leg.transport.label(),
+            key: leg.grant.label().map(ToOwned::to_owned),
             sent_bytes: leg.received(),
             sent_bytes_per_second: leg.rate(),
         }

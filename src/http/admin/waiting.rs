@@ -30,6 +30,8 @@ pub(super) struct WaitingView {
     /// As the client claims.
     target_id: Option<String>,
     connection_type: String,
+    /// The label of its key; null on an open relay.
+    key: Option<String>,
     age_seconds: f64,
     expires_in_seconds: f64,
 }
@@ -53,6 +55,7 @@ impl WaitingView {
             transport: leg.transport.label(),
             target_id: leg.target.map(|target| target.as_str().to_owned()),
             connection_type: leg.conn_type.to_string(),
+            key: leg.grant.label().map(ToOwned::to_owned),
             age_seconds: leg.age.as_secs_f64(),
             expires_in_seconds: leg.remaining.as_secs_f64(),
         }
