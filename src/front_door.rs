@@ -14,11 +14,10 @@ use bytes::{Buf as _, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    config::ProxyProtocol,
+    config::{Live, ProxyConfig, ProxyProtocol},
     http,
     net::{
         listener::Connection,
-        proxies::Proxies,
         proxy_protocol::{self, Introduction, IntroductionError, introduction},
         sniff::{Protocol, identify, read_until},
         stream::{PlainStream, Stream},
@@ -37,7 +36,7 @@ pub struct FrontDoor {
     /// Where HTTP requests go.
     pub router: Router,
     /// Who speaks for others.
-    pub proxies: Arc<Proxies>,
+    pub proxies: Live<ProxyConfig>,
     /// Whether the hint about TLS was given.
     pub tls_hinted: AtomicBool,
 }
@@ -66,7 +65,8 @@ impl FrontDoor {
             // Nothing yet, or a fault that the next read will find too.
             Err(_) => &[],
         };
-        match self.proxies.protocol_from(arrival.peer) {
+        let proxy = self.proxies.get().protocol_from(arrival.peer.ip());
+        match proxy {
             ProxyProtocol::Off => self.sort(entrance, connection, head, arrival),
             proxy => self.open_proxied(entrance, connection, head, arrival, proxy),
         }
@@ -259,7 +259,7 @@ impl FrontDoor {
     async fn http(&self, connection: Connection, head: BytesMut, arrival: Arrival) {
         let router = self.router.clone();
         let (stop, patience) = (&self.entrance.draining, self.entrance.patience());
-        let (head, proxies) = (head.freeze(), Arc::clone(&self.proxies));
+        let (head, proxies) = (head.freeze(), self.proxies.clone());
         let served = http::serve(connection, head, router, arrival, proxies, patience, stop);
         if let Err(fault) = served.await {
             self.entrance.refuse(arrival.peer, fault.label(), &fault);

@@ -44,7 +44,6 @@ use crate::{
         access::Access,
         inherited::{Inherited, Purpose},
         listener::{Connection, ConnectionLimit, ListenError, Listener},
-        proxies::Proxies,
         refusals::Refusals,
         stream::{PlainStream, Stream},
     },
@@ -153,6 +152,7 @@ impl Gateway {
         let front_door = Live::new(config.front_door.clone());
         let rooms = Rooms {
             front_door: front_door.clone(),
+            proxies: parts.proxies.clone(),
             pairing: parts.room.limits().clone(),
             relay: parts.limits.clone(),
             shutdown: Live::new(config.shutdown.clone()),
@@ -289,7 +289,7 @@ fn parts(
         metrics: Arc::clone(metrics),
         refusals: Refusals::new(Arc::clone(metrics)),
         access: Arc::new(Access::new(&config.access, &config.proxy)),
-        proxies: Arc::new(Proxies::new(&config.proxy)),
+        proxies: Live::new(config.proxy.clone()),
         draining: shutdown.soft().clone(),
         room: WaitingRoom::new(
             Live::new(config.pairing.clone()),
@@ -322,7 +322,7 @@ fn open_door(
     };
     let upgrades = Upgrades { entrance: entrance.clone(), tracker: legs.clone() };
     let router = http::front_door(upgrades, admin, with_admin);
-    let proxies = Arc::clone(&parts.proxies);
+    let proxies = parts.proxies.clone();
     FrontDoor { entrance, router, proxies, tls_hinted: AtomicBool::new(false) }
 }
 
@@ -337,13 +337,13 @@ fn serve_admin(
     shutdown: &Shutdown,
 ) -> impl Fn(Connection<PlainStream>) + use<> {
     let (router, shutdown) = (router.clone(), shutdown.clone());
-    let (limits, proxies) = (door.entrance.limits.clone(), Arc::clone(&door.proxies));
+    let (limits, proxies) = (door.entrance.limits.clone(), door.proxies.clone());
     move |mut connection: Connection<PlainStream>| {
         let patience = limits.get().first_frame_timeout.get();
         let accepted = Instant::now();
         let deadline = accepted + patience;
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
-        let (router, proxies) = (router.clone(), Arc::clone(&proxies));
+        let (router, proxies) = (router.clone(), proxies.clone());
         let stop = shutdown.hard().clone();
         let stranger = connection.permit.wait();
         let served = async move {

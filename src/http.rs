@@ -35,7 +35,8 @@ pub use self::{
     websocket::Upgrades,
 };
 use crate::{
-    net::{listener::Connection, proxies::Proxies, rewind::Rewind, write_deadline::WriteDeadline},
+    config::{Live, ProxyConfig},
+    net::{listener::Connection, rewind::Rewind, write_deadline::WriteDeadline},
     relay::entrance::Arrival,
 };
 
@@ -76,7 +77,7 @@ pub async fn serve(
     head: Bytes,
     router: Router,
     arrival: Arrival,
-    proxies: Arc<Proxies>,
+    proxies: Live<ProxyConfig>,
     patience: Duration,
     stop: &CancellationToken,
 ) -> Result<(), NoRequest> {
@@ -86,7 +87,7 @@ pub async fn serve(
     let service = router
         .map_request(move |mut request: hyper::Request<_>| {
             asking.asks();
-            let asker = forwarded::asker(request.headers(), arrival.peer, &proxies.now());
+            let asker = forwarded::asker(request.headers(), arrival.peer, &proxies.get());
             request.extensions_mut().insert(asker.arrival(arrival));
             request.extensions_mut().insert(asker);
             request.extensions_mut().insert(asking.clone());

@@ -6,7 +6,6 @@ pub mod first_message;
 pub mod inherited;
 pub mod leg;
 pub mod listener;
-pub mod proxies;
 pub mod proxy_protocol;
 pub mod read;
 pub mod refusals;

@@ -30,10 +30,10 @@ use self::{
     },
 };
 use crate::{
-    config::{Live, RelayConfig},
+    config::{Live, ProxyConfig, RelayConfig},
     key_ring::KeyRing,
     metrics::Metrics,
-    net::{access::Access, proxies::Proxies, refusals::Refusals},
+    net::{access::Access, refusals::Refusals},
 };
 
 /// The whole way of a leg as one service, its type erased once.
@@ -49,7 +49,7 @@ pub struct Parts {
     /// Who may come in.
     pub access: Arc<Access>,
     /// Who speaks for others.
-    pub proxies: Arc<Proxies>,
+    pub proxies: Live<ProxyConfig>,
     /// Cancelled when no new leg is taken.
     pub draining: CancellationToken,
     /// The keys that are accepted.

@@ -42,9 +42,9 @@ const KEYS: &[Key] = &[
     key!(Live keys_file),
     // What is used of the keys would have two places.
     key!(Restart usage_file),
-    key!(Restart proxy.trusted),
-    key!(Restart proxy.protocol),
-    key!(Restart proxy.headers),
+    key!(Live proxy.trusted),
+    key!(Live proxy.protocol),
+    key!(Live proxy.headers),
     key!(Restart access.blocklist),
     key!(Restart access.exempt),
     key!(Restart access.connections_per_address),

@@ -66,4 +66,10 @@ impl ProxyConfig {
     pub fn trusts(&self, ip: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(ip))
     }
+
+    /// Whether a connection from `ip` begins with a PROXY header: off for who is not trusted.
+    pub fn protocol_from(&self, ip: IpAddr) -> ProxyProtocol {
+        // In most places nobody is.
+        if self.trusts(ip) { self.protocol } else { ProxyProtocol::Off }
+    }
 }

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     config::{
-        Config, FrontDoorConfig, Live, Loaded, PairingConfig, Problems, RelayConfig, Secret,
-        ShutdownConfig,
+        Config, FrontDoorConfig, Live, Loaded, PairingConfig, Problems, ProxyConfig, RelayConfig,
+        Secret, ShutdownConfig,
     },
     http::{BearerToken, ReloadError, Reloaded},
     key_ring::{KeyRing, KeyRingError, Keys},
@@ -44,6 +44,7 @@ pub struct Reloader {
 /// Where settings are in force.
 pub(super) struct Rooms {
     pub(super) front_door: Live<FrontDoorConfig>,
+    pub(super) proxies: Live<ProxyConfig>,
     pub(super) pairing: Live<PairingConfig>,
     pub(super) relay: Live<RelayConfig>,
     pub(super) shutdown: Live<ShutdownConfig>,
@@ -192,6 +193,7 @@ impl Prepared {
         let rooms = &reloader.rooms;
         rooms.ring.replace(keys);
         rooms.front_door.replace(config.front_door.clone());
+        rooms.proxies.replace(config.proxy.clone());
         rooms.pairing.replace(config.pairing.clone());
         rooms.relay.replace(config.relay.clone());
         rooms.shutdown.replace(config.shutdown.clone());

@@ -213,3 +213,19 @@ async fn a_proxied_client_is_judged_by_its_own_address() {
     let _another = proxied(&gateway, &[another, &opening(Tcp, &request("another"))]).await;
     gateway.until_waiting("another").await;
 }
+
+#[tokio::test]
+async fn whom_to_trust_changes_while_the_relay_runs() {
+    let gateway = TestGateway::start().await;
+    let sent = |uuid| [V1, &opening(Tcp, &request(uuid))].concat();
+    is_turned_away(&gateway, proxied(&gateway, &[&sent("before")]).await, "unknown_protocol").await;
+    let answer =
+        gateway.reload_with(|config| config.proxy.trusted = vec![IpAddr::from(PROXY).into()]).await;
+    assert_eq!(answer.json()["applied"], serde_json::json!(["proxy.trusted"]));
+    let _leg = proxied(&gateway, &[&sent("trusted")]).await;
+    assert_eq!(gateway.address_of("trusted").await, CLIENT);
+    gateway.reload_with(|config| config.proxy.protocol = ProxyProtocol::Off).await;
+    assert_eq!(proxied(&gateway, &[&sent("after")]).await.rest().await, b"");
+    // What was said before stands.
+    assert_eq!(gateway.address_of("trusted").await, CLIENT);
+}
