@@ -3,6 +3,7 @@
 
 use std::{
     io::Read as _,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +18,7 @@ use crate::{
     config::{Live, ProxyConfig, ProxyProtocol},
     http,
     net::{
+        http_head,
         listener::Connection,
         proxy_protocol::{self, Introduction, IntroductionError, introduction},
         sniff::{Protocol, identify, read_until},
@@ -147,7 +149,7 @@ impl FrontDoor {
                 return;
             }
         }
-        let read = Box::pin(self.read_until(&mut connection, &mut head, arrival, identify)).await;
+        let read = self.read_until(&mut connection, &mut head, arrival, identify).await;
         let Some(protocol) = read else { return };
         match protocol {
             Protocol::Relay => {
@@ -237,10 +239,14 @@ impl FrontDoor {
         connection: &mut Connection,
         head: &mut BytesMut,
         arrival: Arrival,
-        see: impl Fn(&[u8]) -> Option<T>,
+        see: impl FnMut(&[u8]) -> Option<T>,
     ) -> Option<T> {
-        let bounded = timeout_at(arrival.deadline, read_until(&mut connection.socket, head, see));
-        let read = self.entrance.draining.run_until_cancelled(bounded).await;
+        let read = {
+            // Pinned once: what is moved from one future into the next has room in both.
+            let bounded =
+                pin!(timeout_at(arrival.deadline, read_until(&mut connection.socket, head, see)));
+            self.entrance.draining.run_until_cancelled(bounded).await
+        };
         let (label, reason) = match read {
             Some(Ok(Ok(Some(seen)))) => return Some(seen),
             Some(Ok(Ok(None))) => {
@@ -256,7 +262,17 @@ impl FrontDoor {
         None
     }
 
-    async fn http(&self, connection: Connection, head: BytesMut, arrival: Arrival) {
+    /// Serves HTTP once the head of its first request is whole: who sends it byte by byte is not
+    /// worth the buffers that are then made.
+    async fn http(&self, mut connection: Connection, mut head: BytesMut, arrival: Arrival) {
+        let is_whole = http_head::end(http::MAX_HEAD);
+        let read = self.read_until(&mut connection, &mut head, arrival, is_whole).await;
+        if read.is_some() {
+            Box::pin(self.requests(connection, head, arrival)).await;
+        }
+    }
+
+    async fn requests(&self, connection: Connection, head: BytesMut, arrival: Arrival) {
         let router = self.router.clone();
         let (stop, patience) = (&self.entrance.draining, self.entrance.patience());
         let (head, proxies) = (head.freeze(), self.proxies.clone());

@@ -44,6 +44,7 @@ use crate::{
         access::Access,
         inherited::{Inherited, Purpose},
         listener::{Connection, ConnectionLimit, ListenError, Listener},
+        liveness::Liveness,
         refusals::Refusals,
         stream::{PlainStream, Stream},
     },
@@ -137,8 +138,8 @@ impl Gateway {
         };
         let token = Arc::new(BearerToken::new(token));
         let mut bind = |addrs: &[SocketAddr], purpose| {
-            let keepalive = config.relay.keepalive.get();
-            Listener::inherit_or_bind(addrs, purpose, &mut inherited, keepalive)
+            let liveness = Liveness::of(&config.relay);
+            Listener::inherit_or_bind(addrs, purpose, &mut inherited, liveness)
         };
         let listeners = bind(&config.listen, Purpose::Relay)?;
         let admin_listeners = bind(&config.admin.listen, Purpose::Admin)?;

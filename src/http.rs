@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// The largest request head, in bytes; hyper takes no less than 8 KiB.
-const MAX_HEAD: usize = 16 << 10;
+pub const MAX_HEAD: usize = 16 << 10;
 
 /// How long a connection may go on once it is told to stop. Answers take no time, so what is left
 /// then is a client that does not finish its request, or does not read.

@@ -3,9 +3,11 @@
 
 pub mod access;
 pub mod first_message;
+pub mod http_head;
 pub mod inherited;
 pub mod leg;
 pub mod listener;
+pub mod liveness;
 pub mod proxy_protocol;
 pub mod read;
 pub mod refusals;

@@ -22,7 +22,10 @@ use crate::{
     },
     http::{BearerToken, ReloadError, Reloaded},
     key_ring::{KeyRing, KeyRingError, Keys},
-    net::listener::{ConnectionLimit, Listener},
+    net::{
+        listener::{ConnectionLimit, Listener},
+        liveness::Liveness,
+    },
     service_manager,
     shutdown::Shutdown,
     telemetry::{Filter, LogLevel},
@@ -199,8 +202,8 @@ impl Prepared {
         rooms.shutdown.replace(config.shutdown.clone());
         rooms.connections.set_max(max_connections(&config));
         for listener in reloader.listeners().iter() {
-            if let Err(error) = listener.set_keepalive(config.relay.keepalive.get()) {
-                tracing::warn!(%error, "relay.keepalive stays as it was");
+            if let Err(error) = listener.set_liveness(Liveness::of(&config.relay)) {
+                tracing::warn!(%error, "relay.keepalive stays as it was for new connections");
             }
         }
         if let Some(level) = reloader.log_level.get() {

@@ -6,9 +6,9 @@
 use std::io;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use super::{leg::Leg, listener::Connection, read::read_some};
+use super::read::read_some;
 use crate::wire::{
     Event, Transport,
     frame::{FrameHeader, FrameTooLong},
@@ -65,39 +65,58 @@ pub fn of(head: &[u8], max: usize) -> Result<Option<(Hello, usize)>, FirstMessag
     Ok(Some((Hello::parse(payload)?, end)))
 }
 
-/// Reads one frame of at most `max` bytes, `head` first.
-///
-/// # Errors
-/// When the peer hangs up, or sends anything but a relay request.
-pub async fn from_tcp(
-    mut connection: Connection,
-    mut head: BytesMut,
-    max: usize,
-) -> Result<(Hello, Leg), FirstMessageError> {
-    loop {
-        if let Some((hello, end)) = of(&head, max)? {
-            let early = head[end..].into();
-            return Ok((hello, Leg { connection, transport: Transport::Tcp, early }));
-        }
-        read_more(&mut connection, &mut head).await?;
-    }
-}
-
-/// Reads one message of at most `max` bytes, `head` first. Text will do, fragments too.
+/// Reads the first message, of at most `max` bytes, `head` first. What is left in `head` came after
+/// it: its peer's.
 ///
 /// # Errors
 /// When the peer hangs up or closes, or sends anything but a relay request.
-pub async fn from_websocket(
-    mut connection: Connection,
-    mut head: BytesMut,
+pub async fn read<S>(
+    stream: &mut S,
+    head: &mut BytesMut,
+    transport: Transport,
     max: usize,
-) -> Result<(Hello, Leg), FirstMessageError> {
+) -> Result<Hello, FirstMessageError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match transport {
+        Transport::Tcp => from_tcp(stream, head, max).await,
+        Transport::WebSocket => from_websocket(stream, head, max).await,
+    }
+}
+
+async fn from_tcp<S>(
+    stream: &mut S,
+    head: &mut BytesMut,
+    max: usize,
+) -> Result<Hello, FirstMessageError>
+where
+    S: AsyncRead + Unpin,
+{
+    loop {
+        if let Some((hello, end)) = of(head, max)? {
+            head.advance(end);
+            return Ok(hello);
+        }
+        read_more(stream, head).await?;
+    }
+}
+
+/// Text will do, fragments too.
+async fn from_websocket<S>(
+    stream: &mut S,
+    head: &mut BytesMut,
+    max: usize,
+) -> Result<Hello, FirstMessageError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut decoder = websocket::Decoder::new(max);
     let mut message = Vec::new();
     let mut whole = false;
     loop {
         while !whole && !head.is_empty() {
-            let (taken, event) = decoder.next(&head)?;
+            let (taken, event) = decoder.next(head)?;
             let mut reply = Vec::new();
             let mut closed = false;
             match event {
@@ -115,26 +134,24 @@ pub async fn from_websocket(
             }
             head.advance(taken);
             if !reply.is_empty() {
-                connection.socket.write_all(&reply).await?;
+                stream.write_all(&reply).await?;
             }
             if closed {
                 return Err(FirstMessageError::HungUp);
             }
         }
         if whole {
-            let hello = Hello::parse(&message)?;
-            let early = head[..].into();
-            return Ok((hello, Leg { connection, transport: Transport::WebSocket, early }));
+            return Ok(Hello::parse(&message)?);
         }
-        read_more(&mut connection, &mut head).await?;
+        read_more(stream, head).await?;
     }
 }
 
-async fn read_more(
-    connection: &mut Connection,
-    head: &mut BytesMut,
-) -> Result<(), FirstMessageError> {
-    match read_some(&mut connection.socket, head).await? {
+async fn read_more<S>(stream: &mut S, head: &mut BytesMut) -> Result<(), FirstMessageError>
+where
+    S: AsyncRead + Unpin,
+{
+    match read_some(stream, head).await? {
         0 => Err(FirstMessageError::HungUp),
         _ => Ok(()),
     }

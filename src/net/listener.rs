@@ -17,7 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio_util::sync::CancellationToken;
 
 pub use self::socket::ListenError;
@@ -28,6 +27,7 @@ use self::{
 use super::{
     access::AddressPermit,
     inherited::{Inherited, Purpose},
+    liveness::Liveness,
     refusals::Refusals,
     strangers::{Stranger, Strangers},
     stream::{PlainStream, Stream},
@@ -67,6 +67,8 @@ pub struct ConnectionLimit {
     reserve: usize,
     open: Arc<AtomicUsize>,
     strangers: Arc<Strangers>,
+    /// Those of others, that give way before its own do.
+    lesser: Option<Arc<Strangers>>,
     metrics: Arc<Metrics>,
     refusals: Arc<Refusals>,
 }
@@ -85,8 +87,8 @@ impl Listener {
     ///
     /// # Errors
     /// When the address is taken, not ours, or not allowed.
-    pub fn bind(addr: SocketAddr, keepalive: Duration) -> Result<Self, ListenError> {
-        bound(addr, keepalive).map(|(socket, addr)| Self { socket, addr })
+    pub fn bind(addr: SocketAddr, liveness: Liveness) -> Result<Self, ListenError> {
+        bound(addr, liveness).map(|(socket, addr)| Self { socket, addr })
     }
 
     /// The listeners for `addrs`: those that were inherited, and the others bound; and those that
@@ -98,18 +100,18 @@ impl Listener {
         addrs: &[SocketAddr],
         purpose: Purpose,
         inherited: &mut Inherited,
-        keepalive: Duration,
+        liveness: Liveness,
     ) -> Result<Vec<Self>, ListenError> {
         let mut listeners = Vec::new();
         for &addr in addrs {
             listeners.push(match inherited.take(purpose, addr) {
-                Some(socket) => Self::adopt(socket, addr, keepalive)?,
-                None => Self::bind(addr, keepalive)?,
+                Some(socket) => Self::adopt(socket, addr, liveness)?,
+                None => Self::bind(addr, liveness)?,
             });
         }
         for socket in inherited.take_named(purpose) {
             let addr = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-            listeners.push(Self::adopt(socket, addr, keepalive)?);
+            listeners.push(Self::adopt(socket, addr, liveness)?);
         }
         Ok(listeners)
     }
@@ -117,9 +119,9 @@ impl Listener {
     fn adopt(
         socket: TcpListener,
         addr: SocketAddr,
-        keepalive: Duration,
+        liveness: Liveness,
     ) -> Result<Self, ListenError> {
-        adopted(socket, keepalive)
+        adopted(socket, liveness)
             .map(|(socket, addr)| Self { socket, addr })
             .map_err(|error| ListenError::new(addr, error))
     }
@@ -139,14 +141,13 @@ impl Listener {
         Ok(Self { socket, addr: self.addr })
     }
 
-    /// Sets how long a quiet connection waits before it is probed, for those that are accepted
-    /// from here on.
+    /// Sets how soon a peer that vanished is missed, for the connections that are accepted from
+    /// here on.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn set_keepalive(&self, keepalive: Duration) -> io::Result<()> {
-        let keepalive = TcpKeepalive::new().with_time(keepalive);
-        SockRef::from(&self.socket).set_tcp_keepalive(&keepalive)
+    pub fn set_liveness(&self, liveness: Liveness) -> io::Result<()> {
+        liveness.apply(&self.socket)
     }
 
     /// Hands every connection to `serve`, which must not block, until `stop` is cancelled.
@@ -235,17 +236,18 @@ impl ConnectionLimit {
     pub fn new(max: usize, metrics: Arc<Metrics>, refusals: Arc<Refusals>) -> Arc<Self> {
         let max = Arc::new(AtomicUsize::new(max));
         let (open, strangers) = (Arc::default(), Arc::default());
-        Arc::new(Self { max, reserve: 0, open, strangers, metrics, refusals })
+        Arc::new(Self { max, reserve: 0, open, strangers, lesser: None, metrics, refusals })
     }
 
     /// The same connections, and room for `more` of them: for listeners that must answer when the
-    /// others are full.
+    /// others are full. The others' strangers give way to theirs, and theirs to nobody else's.
     pub fn with_reserve(&self, more: usize) -> Arc<Self> {
         Arc::new(Self {
             max: Arc::clone(&self.max),
             reserve: self.reserve.saturating_add(more),
             open: Arc::clone(&self.open),
-            strangers: Arc::clone(&self.strangers),
+            strangers: Arc::default(),
+            lesser: Some(Arc::clone(&self.strangers)),
             metrics: Arc::clone(&self.metrics),
             refusals: Arc::clone(&self.refusals),
         })
@@ -267,7 +269,8 @@ impl ConnectionLimit {
 
     /// Lets the oldest stranger give way, so that its place is free; `false` when nobody can.
     fn make_room(&self) -> bool {
-        let has_room = self.strangers.displace_oldest();
+        let mut lines = self.lesser.iter().chain([&self.strangers]);
+        let has_room = lines.any(|strangers| strangers.displace_oldest());
         if has_room {
             self.closed();
         }
@@ -370,16 +373,20 @@ fn is_about_room(error: &io::Error) -> bool {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use socket2::SockRef;
+
     use super::*;
 
     #[tokio::test]
-    async fn connections_have_the_keepalive_that_was_last_set_through_any_copy() {
+    async fn connections_have_the_timers_that_were_last_set_through_any_copy() {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = Listener::bind(any, Duration::from_secs(60)).unwrap();
+        let listener =
+            Listener::bind(any, Liveness::new(Duration::from_secs(60), Duration::from_secs(30)))
+                .unwrap();
         let copy = listener.share().unwrap();
         for seconds in [60, 7] {
             let keepalive = Duration::from_secs(seconds);
-            copy.set_keepalive(keepalive).unwrap();
+            copy.set_liveness(Liveness::new(keepalive, keepalive)).unwrap();
             let _client = PlainStream::connect(listener.addr()).unwrap();
             listener.socket.set_nonblocking(false).unwrap();
             let (accepted, _) = listener.socket.accept().unwrap();

@@ -61,7 +61,7 @@ impl Protocol {
 pub async fn read_until<T>(
     stream: &mut Stream,
     head: &mut BytesMut,
-    see: impl Fn(&[u8]) -> Option<T>,
+    mut see: impl FnMut(&[u8]) -> Option<T>,
 ) -> io::Result<Option<T>> {
     loop {
         if let Some(seen) = see(head) {

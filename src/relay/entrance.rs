@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -28,7 +29,7 @@ use crate::{
         listener::Connection,
         refusals::Refusals,
         strangers::Stranger,
-        stream::PlainStream,
+        stream::{PlainStream, Stream},
     },
     wire::{Transport, rendezvous::Hello},
 };
@@ -101,39 +102,40 @@ impl Entrance {
     /// stack.
     pub async fn enter(
         self,
-        connection: Connection,
-        head: BytesMut,
+        mut connection: Connection,
+        mut head: BytesMut,
         transport: Transport,
         arrival: Arrival,
     ) {
-        let said = self.first_message(connection, head, transport, arrival).await;
-        let Some((hello, mut leg)) = said else { return };
-        if !leg.connection.permit.let_in() {
+        let stream = &mut connection.socket;
+        let said = self.first_message(stream, &mut head, transport, arrival).await;
+        let Some(hello) = said else { return };
+        if !connection.permit.let_in() {
             return self.displaced(arrival.peer);
         }
-        let leg = leg.with_socket(Arriving::Watched);
+        let connection = connection.with_socket(Arriving::Watched);
+        let leg = Leg { connection, transport, early: head[..].into() };
         self.metrics.first_frame.record(arrival.accepted.elapsed());
-        // What the stack refuses, it has recorded itself.
-        let _ = self.stack.oneshot(RelayRequest { hello, leg, grant: Grant::default() }).await;
+        let request = RelayRequest { hello, leg, grant: Grant::default() };
+        // What the stack refuses, it has recorded itself. Boxed, so that who has said nothing yet
+        // has no room for it.
+        let _ = Box::pin(self.stack.oneshot(request)).await;
     }
 
     async fn first_message(
         &self,
-        connection: Connection,
-        head: BytesMut,
+        stream: &mut Stream,
+        head: &mut BytesMut,
         transport: Transport,
         arrival: Arrival,
-    ) -> Option<(Hello, Leg)> {
-        let max = self.max_first_frame();
-        let message = async {
-            match transport {
-                Transport::Tcp => first_message::from_tcp(connection, head, max).await,
-                Transport::WebSocket => first_message::from_websocket(connection, head, max).await,
-            }
-        };
-        let bounded = timeout_at(arrival.deadline, message);
+    ) -> Option<Hello> {
+        // Pinned once: what is moved from one future into the next has room in both.
+        let bounded = pin!(timeout_at(
+            arrival.deadline,
+            first_message::read(stream, head, transport, self.max_first_frame())
+        ));
         match self.draining.run_until_cancelled(bounded).await {
-            Some(Ok(Ok(said))) => return Some(said),
+            Some(Ok(Ok(hello))) => return Some(hello),
             Some(Ok(Err(fault))) => self.refuse(arrival.peer, fault.label(), &fault),
             Some(Err(_)) => {
                 self.refuse(arrival.peer, "timeout", &"its first message took too long");

@@ -14,7 +14,6 @@ use mini_rust_desk_relay_server::{
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
-use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
@@ -22,7 +21,6 @@ use tokio::{
 
 use crate::{
     by_hand::{Wire, binary, is_refused, opening, upgrade_request},
-    process::Process,
     support::{TestGateway, eventually, http, read_to_end},
 };
 
@@ -236,45 +234,4 @@ async fn one_listener_takes_both_families_and_shows_ipv4_as_such() {
 async fn http_get_waiting(addr: SocketAddr) -> serde_json::Value {
     let token = format!("Authorization: Bearer {}\r\n", crate::support::TOKEN);
     http(addr, "GET", "/api/v1/waiting", &token).await.json()
-}
-
-/// A process whose descriptors run out goes on, quietly, and is well once some are free.
-#[tokio::test]
-async fn running_out_of_descriptors_is_survived() {
-    const FLOOD: usize = 100;
-    let mut process = Process::start(&[]).await;
-    process.gateway.round_trip().await;
-    let pid = process.pid();
-    let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap().count();
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let few = Rlimit { current: Some(open as u64 + 8), maximum };
-    prlimit(Some(pid), Resource::Nofile, few).unwrap();
-    let mut flood = Vec::new();
-    for _ in 0..FLOOD {
-        flood.push(process.gateway.connect().await);
-    }
-    process.line("cannot accept connections").await;
-    let busy = cpu_ticks(&process);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    // A tick is 10 ms; an accept loop that spins takes 200.
-    let spent = cpu_ticks(&process) - busy;
-    assert!(spent < 40, "{spent} ticks of CPU while it waits for descriptors");
-    assert!(process.is_running());
-    drop(flood);
-    let _first = process.gateway.leg(Tcp, "after").await;
-    process.gateway.until_waiting("after").await;
-    let _second = process.gateway.leg(Tcp, "after").await;
-    process.gateway.until_active("after").await;
-    let said = process.log().iter().filter(|line| line.contains("cannot accept")).count();
-    assert_eq!(said, 1, "rate-limited");
-}
-
-/// Clock ticks that the process has had the CPU for, in user and kernel mode.
-fn cpu_ticks(process: &Process) -> u64 {
-    let path = format!("/proc/{}/stat", process.pid().as_raw_nonzero());
-    let stat = std::fs::read_to_string(path).expect("it runs");
-    let (_, after) = stat.rsplit_once(')').expect("a name in brackets");
-    let fields: Vec<_> = after.split_whitespace().collect();
-    let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
-    ticks(11) + ticks(12)
 }

@@ -9,9 +9,11 @@ use std::{
     thread,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use crate::support::{TOKEN, TestGateway, eventually};
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_mini_rust_desk_relay_server");
 
 /// A running relay, killed when dropped.
 pub(crate) struct Process {
@@ -36,7 +38,7 @@ impl Process {
     }
 
     pub(crate) async fn start_in(dir: tempfile::TempDir, args: &[&str]) -> Self {
-        let program = Command::new(env!("CARGO_BIN_EXE_mini_rust_desk_relay_server"));
+        let program = Command::new(PROGRAM);
         Self::start_by(program, dir, args).await
     }
 
@@ -128,6 +130,39 @@ impl Process {
 
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// Bytes that it has asked for and touched: heap and stacks.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
+    }
+
+    /// Clock ticks of 10 ms that it has had the CPU for, in user and kernel mode.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(self.proc("stat")).expect("it runs");
+        let (_, after) = stat.rsplit_once(')').expect("a name in brackets");
+        let fields: Vec<_> = after.split_whitespace().collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
+        ticks(11) + ticks(12)
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> u64 {
+        std::fs::read_dir(self.proc("fd")).expect("it runs").count() as u64
+    }
+
+    /// Lowers, or raises, how many it may have open.
+    pub(crate) fn limit_descriptors(&self, most: u64) {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let few = Rlimit { current: Some(most), maximum };
+        prlimit(Some(self.pid()), Resource::Nofile, few).expect("our own child");
+    }
+
+    pub(crate) fn proc(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.pid().as_raw_nonzero())
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

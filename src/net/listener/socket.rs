@@ -3,10 +3,11 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::net::liveness::Liveness;
 
 /// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`,
 /// which is the operator's to raise.
@@ -32,13 +33,13 @@ impl ListenError {
 /// is no IPv6.
 pub(super) fn bound(
     addr: SocketAddr,
-    keepalive: Duration,
+    liveness: Liveness,
 ) -> Result<(TcpListener, SocketAddr), ListenError> {
-    let bound = match open(addr, keepalive) {
+    let bound = match open(addr, liveness) {
         Err(error) if addr.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
             let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()));
             tracing::info!(address = %v4, "no IPv6 on this machine: listening on IPv4 only");
-            open(v4, keepalive)
+            open(v4, liveness)
         }
         bound => bound,
     };
@@ -50,10 +51,10 @@ pub(super) fn bound(
 /// A socket that somebody else bound, with the options of ours, and where it listens.
 pub(super) fn adopted(
     listener: TcpListener,
-    keepalive: Duration,
+    liveness: Liveness,
 ) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = Socket::from(listener);
-    set_options(&socket, keepalive)?;
+    set_options(&socket, liveness)?;
     // Whoever bound it may have had a shorter queue in mind.
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from(socket);
@@ -61,7 +62,7 @@ pub(super) fn adopted(
     Ok((listener, addr))
 }
 
-fn open(addr: SocketAddr, keepalive: Duration) -> io::Result<TcpListener> {
+fn open(addr: SocketAddr, liveness: Liveness) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if let IpAddr::V6(ip) = addr.ip() {
         socket.set_only_v6(!ip.is_unspecified())?;
@@ -70,16 +71,16 @@ fn open(addr: SocketAddr, keepalive: Duration) -> io::Result<TcpListener> {
     // start silently and split pairs. (On Windows this option means just that.)
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
-    set_options(&socket, keepalive)?;
+    set_options(&socket, liveness)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-fn set_options(socket: &Socket, keepalive: Duration) -> io::Result<()> {
-    // Connections inherit both from the listener on Linux, which saves two calls each.
+fn set_options(socket: &Socket, liveness: Liveness) -> io::Result<()> {
+    // Connections inherit all of these from the listener on Linux, which saves calls for each.
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))?;
+    liveness.apply(socket)?;
     socket.set_nonblocking(true)
 }
 

@@ -1,0 +1,99 @@
+//! A process whose descriptors run out goes on, quietly, and is well once some are free.
+
+use std::{process::Command, time::Duration};
+
+use mini_rust_desk_relay_server::wire::Transport::{Tcp, WebSocket};
+
+use crate::{
+    process::{PROGRAM, Process},
+    support::{eventually, unique},
+};
+
+/// Beyond those that it has open already.
+const FEW: u64 = 24;
+
+/// A process that may open few more, with an admin listener.
+async fn short_of_descriptors() -> Process {
+    let process = Process::start(&["--admin-listen", "127.0.0.1:0"]).await;
+    // Whatever is opened once is open then.
+    let (_first, _second) = process.gateway.pair(Tcp, WebSocket).await;
+    process.limit_descriptors(process.descriptors() + FEW);
+    process
+}
+
+async fn accept_errors(process: &Process) -> f64 {
+    process.gateway.metric("relay_accept_errors_total").await
+}
+
+/// Connections that say nothing hold every descriptor: they give way, to clients and operators.
+#[tokio::test]
+async fn silent_connections_that_hold_every_descriptor_give_way() {
+    let process = short_of_descriptors().await;
+    let mut flood = Vec::new();
+    for _ in 0..5 * FEW {
+        flood.push(process.gateway.connect().await);
+    }
+    process.line("cannot accept connections").await;
+    for transport in [Tcp, WebSocket, Tcp] {
+        let uuid = unique("short");
+        let mut first = process.gateway.leg(transport, &uuid).await;
+        let mut second = process.gateway.leg(Tcp, &uuid).await;
+        first.send(b"through").await;
+        assert_eq!(second.receive().await.as_deref(), Some(&b"through"[..]));
+    }
+    let gone = process.gateway.refusals("displaced").await;
+    assert!(gone >= (3 * FEW) as f64, "{gone} gave way");
+    drop(flood);
+    let said = process.log().iter().filter(|line| line.contains("cannot accept")).count();
+    assert_eq!(said, 1, "rate-limited");
+}
+
+/// Where nobody gives way, accepting rests instead of trying again and again.
+#[tokio::test]
+async fn legs_that_hold_every_descriptor_do_not_make_it_spin() {
+    const SECONDS: u64 = 2;
+    let mut process = short_of_descriptors().await;
+    let mut legs = Vec::new();
+    for _ in 0..2 * FEW {
+        legs.push(process.gateway.leg(Tcp, &unique("leg")).await);
+    }
+    process.line("cannot accept connections").await;
+    let busy = process.cpu_ticks();
+    tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+    let spent = process.cpu_ticks() - busy;
+    // An accept loop that spins takes 100 a second.
+    assert!(spent < 20 * SECONDS, "{spent} ticks of CPU while it waits for descriptors");
+    assert!(process.is_running());
+    drop(legs);
+    eventually("it accepts again", async || {
+        let uuid = unique("after");
+        let _first = process.gateway.leg(Tcp, &uuid).await;
+        let _second = process.gateway.leg(Tcp, &uuid).await;
+        process.gateway.get(&format!("/api/v1/relays/{uuid}")).await.status == 200
+    })
+    .await;
+    // Ten tries a second and listener, for as long as it lasted.
+    let errors = accept_errors(&process).await;
+    assert!(errors < 40.0 * SECONDS as f64, "{errors} failed accepts");
+}
+
+#[tokio::test]
+async fn the_limit_of_open_files_is_raised_as_far_as_is_allowed() {
+    let mut shell = Command::new("sh");
+    shell.env("PATH", "/usr/bin:/bin").args([
+        "-c",
+        "ulimit -Sn 256 && exec \"$0\" \"$@\"",
+        PROGRAM,
+    ]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let process = Process::start_by(shell, dir, &[]).await;
+    let limits = std::fs::read_to_string(process.proc("limits")).expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let fields: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(fields[3], fields[4], "{line}");
+    let mut many = Vec::new();
+    for _ in 0..300 {
+        many.push(process.gateway.connect().await);
+    }
+    process.gateway.until_metric("relay_connections_open", 301.0).await;
+}
