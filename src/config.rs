@@ -5,6 +5,7 @@
 
 mod access;
 mod admin;
+mod bandwidth;
 mod change;
 mod command_line;
 mod describe;
@@ -39,6 +40,7 @@ use self::rules::Rules;
 pub use self::{
     access::AccessConfig,
     admin::AdminConfig,
+    bandwidth::BandwidthConfig,
     change::{Changes, Effect, effect_of},
     command_line::Overrides,
     front_door::FrontDoorConfig,
@@ -86,6 +88,8 @@ pub struct Config {
     pub pairing: PairingConfig,
     /// Paired legs.
     pub relay: RelayConfig,
+    /// How fast they may go.
+    pub bandwidth: BandwidthConfig,
     /// The admin API and metrics.
     pub admin: AdminConfig,
     /// Logging.
@@ -113,6 +117,7 @@ impl Default for Config {
             access: AccessConfig::default(),
             pairing: PairingConfig::default(),
             relay: RelayConfig::default(),
+            bandwidth: BandwidthConfig::default(),
             threads: ThreadsConfig::default(),
             admin: AdminConfig::default(),
             log: LogConfig::default(),
@@ -138,6 +143,7 @@ impl Config {
         self.access.validate(rules);
         self.pairing.validate(rules);
         self.relay.validate(rules);
+        self.bandwidth.validate(rules);
         self.threads.validate(rules);
         self.admin.validate(rules);
         self.log.validate(rules);

@@ -54,6 +54,7 @@ use crate::{
         pairing::WaitingRoom,
         plane::BulkPlane,
         registry::ActiveRelays,
+        throttle::Throttle,
     },
     service_manager,
     shutdown::Shutdown,
@@ -157,6 +158,8 @@ impl Gateway {
             pairing: parts.room.limits().clone(),
             relay: parts.limits.clone(),
             shutdown: Live::new(config.shutdown.clone()),
+            throttle: Arc::clone(&parts.throttle),
+            relays: Arc::clone(&parts.relays),
             ring: Arc::clone(&parts.ring),
             token: Arc::clone(&token),
             connections: Arc::clone(&connections),
@@ -226,11 +229,18 @@ impl Gateway {
         let room = Arc::clone(&admin.parts.room);
         let soft = shutdown.soft().clone();
         tracker.spawn(async move { room.sweep_until(soft).await });
+        let throttle = Arc::clone(&admin.parts.throttle);
+        let hard = shutdown.hard().clone();
+        tracker.spawn(async move { throttle.serve_until(hard).await });
         tracker.spawn(sample(admin.parts.clone(), Arc::clone(&admin.exposition), shutdown.clone()));
         let pulse = Pulse::new(1 + shared.len());
         tracker.spawn(pulse.clone().watch(shutdown.hard().clone()));
         tracker.spawn(tell_status(Arc::clone(&admin), shutdown.hard().clone()));
-        tracker.spawn(keys::look_after(Arc::clone(&admin.parts.ring), shutdown.clone()));
+        tracker.spawn(keys::look_after(
+            Arc::clone(&admin.parts.ring),
+            Arc::clone(&admin.parts.relays),
+            shutdown.clone(),
+        ));
         let light = Light {
             door: Arc::clone(&door),
             connections: Arc::clone(&admin.connections),
@@ -285,6 +295,7 @@ fn parts(
     shutdown: &Shutdown,
     legs: &TaskTracker,
 ) -> Result<Parts, GatewayError> {
+    let throttle = Throttle::new(config.bandwidth.clone(), Arc::clone(metrics));
     let ring = keys::ring(config, dir)?;
     Ok(Parts {
         metrics: Arc::clone(metrics),
@@ -298,7 +309,12 @@ fn parts(
             Arc::clone(metrics),
         ),
         ring,
-        relays: ActiveRelays::new(shutdown.hard().clone(), Arc::clone(metrics)),
+        relays: ActiveRelays::new(
+            shutdown.hard().clone(),
+            Arc::clone(&throttle),
+            Arc::clone(metrics),
+        ),
+        throttle,
         limits: Live::new(config.relay.clone()),
         bulk: BulkPlane::new(&config.threads),
         legs: legs.clone(),

@@ -116,16 +116,20 @@ impl KeyRing {
         *read = Some(keys);
     }
 
-    /// Looks whether the files of keys hold something else than they did, and puts that in force.
-    /// To be called every few seconds; blocks.
-    pub fn reread(&self) {
+    /// Looks whether the files of keys hold something else than they did, and puts that in force;
+    /// whether it did. To be called every few seconds; blocks.
+    pub fn reread(&self) -> bool {
         let mut read = self.read();
         match read.as_ref().and_then(Keys::again) {
-            None => {}
-            Some(Ok(keys)) => self.put(&mut read, keys),
+            None => false,
+            Some(Ok(keys)) => {
+                self.put(&mut read, keys);
+                true
+            }
             Some(Err(error)) => {
                 let error = with_causes(&error);
                 tracing::error!("the keys stay as they were: {error}");
+                false
             }
         }
     }

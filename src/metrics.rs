@@ -83,6 +83,8 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Log lines that were dropped since the start.
     pub log_lines_lost: Counter,
+    /// What bandwidth limits do.
+    pub bandwidth: Bandwidth,
     /// Legs waiting now.
     pub waiting: Gauge,
     /// From accept to a complete first message, in seconds.
@@ -98,6 +100,13 @@ pub struct Metrics {
     active: Labelled<Gauge>,
     received: Labelled<Counter>,
     sent: Labelled<Counter>,
+}
+
+/// What bandwidth limits do.
+pub struct Bandwidth {
+    /// Bytes that had to wait for one.
+    pub delayed: Counter,
+    total: Gauge,
 }
 
 /// The recorder behind a gateway's [`Metrics`], and how it is shown.
@@ -162,6 +171,7 @@ impl Metrics {
             connections_open: gauge("relay_connections_open", "Connections open now"),
             accept_errors: counter("relay_accept_errors_total", "Accept calls that failed"),
             log_lines_lost: counter("relay_log_lines_lost_total", "Log lines nobody took in time"),
+            bandwidth: Bandwidth::register(),
             waiting: gauge("relay_waiting_legs", "Legs that wait for their peer now"),
             first_frame: seconds(
                 "relay_first_frame_seconds",
@@ -248,6 +258,26 @@ impl Metrics {
     pub fn bytes(&self, from: Transport, to: Transport, bytes: u64) {
         self.received.get(from.label()).increment(bytes);
         self.sent.get(to.label()).increment(bytes);
+    }
+}
+
+impl Bandwidth {
+    fn register() -> Self {
+        Self {
+            delayed: counter(
+                "relay_delayed_bytes_total",
+                "Bytes that had to wait for a bandwidth limit",
+            ),
+            total: gauge(
+                "relay_bandwidth_limit_bytes_per_second",
+                "bandwidth.total, as it is in force now; 0 for none",
+            ),
+        }
+    }
+
+    /// Shows the limit of all relays together, in bytes a second.
+    pub fn show_total(&self, limit: Option<u64>) {
+        self.total.set(limit.unwrap_or(0) as f64);
     }
 }
 

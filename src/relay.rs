@@ -9,6 +9,7 @@ pub mod record;
 pub mod registry;
 pub mod request;
 pub mod splice;
+pub mod throttle;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use self::{
         Splicer,
         pipes::{self, Pipes},
     },
+    throttle::Throttle,
 };
 use crate::{
     config::{Live, ProxyConfig, RelayConfig},
@@ -58,6 +60,8 @@ pub struct Parts {
     pub room: Arc<WaitingRoom>,
     /// The relays that are active.
     pub relays: Arc<ActiveRelays>,
+    /// How fast relays may go.
+    pub throttle: Arc<Throttle>,
     /// The limits of relays.
     pub limits: Live<RelayConfig>,
     /// The threads for those that move much.

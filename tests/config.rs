@@ -280,26 +280,33 @@ fn hbbrs_bind_alone_moves_the_ports_that_are_configured() {
 
 #[test]
 fn hbbrs_names_ignore_case_and_dashes() {
-    let scene = Scene::new().dotenv(" export Key = \"k\" \nlimit-speed=32\n[x]\nport=1\n");
+    let scene = Scene::new().dotenv(" export Key = \"k\" \nlimit-speed=3\n[x]\nport=1\n");
     let loaded = scene.env("Bind", "::1").loaded();
     assert_eq!(loaded.config.key.expose(), "k");
     assert_eq!(loaded.config.listen, addresses(&["[::1]:21117", "[::1]:21119"]));
     let warnings = loaded.warnings.join("\n");
-    assert_says(&warnings, &["limit-speed in .env is not applied", "port in .env is not read"]);
+    assert_says(&warnings, &["port in .env is not read"]);
+    assert_eq!(loaded.config.bandwidth.throttled.bits_per_second(), 3 << 20);
 }
 
 #[test]
-fn hbbrs_bandwidths_are_known_and_not_applied() {
-    let scene = Scene::new().dotenv("TOTAL_BANDWIDTH=1024\nSINGLE-BANDWIDTH=1\nALWAYS_USE_RELAY=Y");
+fn hbbrs_bandwidths_are_ours_and_its_downgrade_is_not() {
+    let scene = Scene::new().dotenv("TOTAL_BANDWIDTH=1024\nSINGLE-BANDWIDTH=1.5\nLIMIT_SPEED=0");
     let scene = scene.env("DOWNGRADE_THRESHOLD", "0.5").env("DOWNGRADE_START_CHECK", "1");
-    let mut warnings = scene.loaded().warnings;
+    let loaded = scene.loaded();
+    let bandwidth = &loaded.config.bandwidth;
+    // Its Mb is one of 1024 × 1024 bits, and 0 its way of saying none.
+    assert_eq!(bandwidth.total.bits_per_second(), 1 << 30);
+    assert_eq!(bandwidth.per_relay.bits_per_second(), 3 << 19);
+    assert_eq!(bandwidth.throttled, Config::default().bandwidth.throttled);
+    let mut warnings = loaded.warnings;
     warnings.sort();
-    assert_eq!(warnings.len(), 4, "{warnings:?}");
-    assert_eq!(
-        warnings[3],
-        "TOTAL_BANDWIDTH in .env is not applied: this relay has no bandwidth limits yet"
-    );
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].starts_with("DOWNGRADE_START_CHECK in the environment is not applied"));
+    // What nobody set limits nobody.
+    assert!(Config::default().bandwidth.total.is_unlimited());
+    let problems = Scene::new().dotenv("\nTOTAL_BANDWIDTH=fast").problems();
+    assert_says(&problems, &[".env line 2, TOTAL_BANDWIDTH: bandwidth.total: found \"fast\""]);
 }
 
 #[test]
@@ -422,7 +429,7 @@ fn an_unknown_name_comes_with_the_one_that_was_meant() {
             "config.toml: pairing.idle_timeout: unknown here: it belongs in [relay]",
             "config.toml: pairing.listen: unknown here: it belongs in [admin], or at the top",
             "config.toml: front-door: unknown section: did you mean [front_door]?",
-            "config.toml: zzz: unknown section: the sections are [access], [admin], [front_door]",
+            "config.toml: zzz: unknown section: the sections are [access], [admin], [bandwidth], [front_door]",
             "RELAY__PAIRING__TIMEOUTS: pairing.timeouts: unknown key: did you mean RELAY__PAIRING__TIMEOUT?",
             "RELAY__IDLE_TIMEOUT: idle_timeout: unknown key: did you mean RELAY__RELAY__IDLE_TIMEOUT?",
             "RELAY__PAIRING: pairing: this is a section",
@@ -446,7 +453,7 @@ fn every_mistake_is_reported_at_once_with_its_place() {
     let report = Scene::new()
         .toml(
             "key = 12345\nlisten = ['localhost:1']\n[pairing]\ntimeout = 30\nmax_waiting = -1\n\
-             [log]\nformat = 'xml'\nlevel = 5\n[relay]\nkeepalive = 2024-01-01",
+             [log]\nformat = 'xml'\nlevel = 5\n[relay]\nkeepalive = 2024-01-01\n[bandwidth]\ntotal = '100'",
         )
         .env("RELAY__FRONT_DOOR__MAX_CONNECTIONS", "many")
         .env("RELAY__SHUTDOWN__DRAIN_TIMEOUT", "soon")
@@ -460,6 +467,7 @@ fn every_mistake_is_reported_at_once_with_its_place() {
             "pairing.timeout: found the number 30, expected a duration in quotes such as \"30s\"",
             "pairing.max_waiting: found the number -1, expected a whole number, 0 or more",
             "log.format: found \"xml\", expected \"pretty\" or \"json\"",
+            "bandwidth.total: found \"100\", expected a rate in quotes such as \"100Mbit/s\"",
             "log.level: found the number 5, expected text in quotes",
             "relay.keepalive: found a table or a date, expected a duration",
             "RELAY__FRONT_DOOR__MAX_CONNECTIONS: front_door.max_connections: found \"many\", expected a whole number",
@@ -467,7 +475,7 @@ fn every_mistake_is_reported_at_once_with_its_place() {
             "relay.max_message_size: found \"huge\", expected a size such as \"4KiB\"",
         ],
     );
-    assert_eq!(report.lines().count(), 10, "{report}");
+    assert_eq!(report.lines().count(), 11, "{report}");
 }
 
 #[test]
@@ -515,6 +523,7 @@ fn values_that_no_relay_can_run_with_are_problems() {
         ("listen = ['[::]:1']\nadmin.listen = ['127.0.0.1:1']", "which is in listen"),
         ("key = 'a'\nkey_file = 'b'", "key and key_file are both set"),
         ("[admin]\ntoken = '0123456789abcdef'\ntoken_file = 'b'", "token_file are both set"),
+        ("[bandwidth]\ntotal = '7999bit/s'", "found 7999bit/s, expected 8kbit/s or more"),
         ("[admin]\ntoken = '0123456789abcde'", "shorter than 16 characters"),
         ("[front_door]\nfirst_frame_timeout = '0s'", "found 0s, expected 1ms to 8760h"),
         ("[front_door]\nmax_first_frame = '127B'", "expected 128B to 64KiB"),

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every room, with its floor: a file of `src` without its ending, and the folder of that name.
-const ROOMS: [(u8, &str); 25] = [
+const ROOMS: [(u8, &str); 26] = [
     (0, "wire"),
     (0, "key"),
     (1, "config"),
@@ -19,6 +19,7 @@ const ROOMS: [(u8, &str); 25] = [
     (2, "net"),
     (2, "key_ring"),
     (3, "relay/request"),
+    (3, "relay/throttle"),
     (4, "relay/registry"),
     (4, "relay/plane"),
     (5, "relay/record"),

@@ -60,6 +60,10 @@ const KEYS: &[Key] = &[
     key!(Live relay.write_timeout),
     key!(Live relay.keepalive),
     key!(Live relay.max_message_size),
+    key!(Live bandwidth.per_relay),
+    key!(Live bandwidth.per_address),
+    key!(Live bandwidth.total),
+    key!(Live bandwidth.throttled),
     // The pool of pipes is made once.
     key!(Restart relay.kernel_splice),
     // Threads are started once.

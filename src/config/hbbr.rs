@@ -1,5 +1,5 @@
-//! hbbr's own names, `PORT`, `KEY` and `BIND`, in `.env` and in the environment, so that its
-//! installations can be taken over as they stand.
+//! hbbr's own names, `PORT`, `KEY`, `BIND` and those of its bandwidths, in `.env` and in the
+//! environment, so that its installations can be taken over as they stand.
 //!
 //! Its rules are kept: `.env` beats the environment, names ignore case, `-` equals `_`, what
 //! stands below a `[section]` of `.env` is not read, and an empty value is no value. So is what
@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    BitRate,
     dotenv::{self, Assignment},
     problem::{Origin, Problem},
     setting::{Reading, Setting},
@@ -20,13 +21,17 @@ use super::{
 };
 
 /// Names that hbbr knows and this relay does not apply.
-const NOT_APPLIED: [&str; 5] = [
-    "TOTAL_BANDWIDTH",
-    "SINGLE_BANDWIDTH",
-    "LIMIT_SPEED",
-    "DOWNGRADE_THRESHOLD",
-    "DOWNGRADE_START_CHECK",
+const NOT_APPLIED: [&str; 2] = ["DOWNGRADE_THRESHOLD", "DOWNGRADE_START_CHECK"];
+
+/// Its bandwidths, and ours. Its defaults are not taken over: what nobody set limits nobody.
+const BANDWIDTHS: [(&str, &str); 3] = [
+    ("TOTAL_BANDWIDTH", "bandwidth.total"),
+    ("SINGLE_BANDWIDTH", "bandwidth.per_relay"),
+    ("LIMIT_SPEED", "bandwidth.throttled"),
 ];
+
+/// The bits of its Mb.
+const MEGABIT: f64 = 1024.0 * 1024.0;
 
 /// What hbbr's names were set to.
 #[derive(Default)]
@@ -70,6 +75,7 @@ impl HbbrNames {
         if let Some((key, origin)) = self.names.remove("KEY") {
             self.reading.settings.push(Setting::new("key", key, origin));
         }
+        BANDWIDTHS.into_iter().for_each(|(name, key)| self.bandwidth(name, key));
         self.reading
     }
 
@@ -102,7 +108,8 @@ impl HbbrNames {
             let place =
                 if matches!(origin, Origin::DotEnv { .. }) { ".env" } else { "the environment" };
             self.warn(format!(
-                "{name} in {place} is not applied: this relay has no bandwidth limits yet"
+                "{name} in {place} is not applied: nothing is downgraded, since a relay that takes \
+                 much leaves others their even part of bandwidth.total"
             ));
         } else {
             self.names.insert(canonical, (value.to_owned(), origin));
@@ -142,6 +149,22 @@ impl HbbrNames {
         }
     }
 
+    fn bandwidth(&mut self, name: &str, key: &str) {
+        let Some((text, origin)) = self.names.remove(name) else { return };
+        match text.parse::<f64>() {
+            // As in hbbr, which takes it for none.
+            Ok(0.0) => {}
+            Ok(megabits) if megabits > 0.0 && megabits < 1e9 => {
+                let rate = BitRate::from_bits((megabits * MEGABIT) as u64);
+                self.reading.settings.push(Setting::new(key, rate.to_string(), origin));
+            }
+            _ => {
+                let what = format!("found {text:?}, expected a number of Mb/s");
+                self.reading.problems.push(Problem::at(origin, key, what));
+            }
+        }
+    }
+
     fn listen(&mut self, listeners: &[SocketAddr], origin: Origin) {
         self.reading.settings.push(Setting::new("listen", addresses(listeners), origin));
     }
@@ -173,5 +196,7 @@ fn canonical(name: &str) -> String {
 }
 
 fn is_known(canonical: &str) -> bool {
-    ["PORT", "KEY", "BIND"].contains(&canonical) || NOT_APPLIED.contains(&canonical)
+    ["PORT", "KEY", "BIND"].contains(&canonical)
+        || NOT_APPLIED.contains(&canonical)
+        || BANDWIDTHS.iter().any(|(name, _)| *name == canonical)
 }

@@ -67,6 +67,8 @@ impl KeyConfig {
             &["key"],
             "\"-\" and \"_\" stand for id_ed25519 at the top only: write key_file = \"id_ed25519\"",
         );
+        let rate = self.bandwidth.check_limit();
+        require(rate.is_ok(), &["bandwidth"], &rate.err().unwrap_or_default());
         let none = "found 0, expected 1 or more (to let nobody in with it, take the key out)";
         require(self.max_relays != Some(0), &["max_relays"], none);
         let traffic = self.monthly_traffic.map(Size::get);

@@ -12,6 +12,7 @@ use super::GatewayError;
 use crate::{
     config::Config,
     key_ring::{KeyRing, KeyRingError, Keys, UsageFile},
+    relay::registry::ActiveRelays,
     shutdown::Shutdown,
 };
 
@@ -34,8 +35,8 @@ pub(super) fn ring(config: &Config, dir: &Path) -> Result<Arc<KeyRing>, GatewayE
     Ok(Arc::new(KeyRing::new(keys, usage)))
 }
 
-/// Looks after the ring until the end.
-pub(super) async fn look_after(ring: Arc<KeyRing>, shutdown: Shutdown) {
+/// Looks after the ring until the end; active relays keep to what their keys grant.
+pub(super) async fn look_after(ring: Arc<KeyRing>, relays: Arc<ActiveRelays>, shutdown: Shutdown) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for round in 0_u32.. {
@@ -45,7 +46,9 @@ pub(super) async fn look_after(ring: Arc<KeyRing>, shutdown: Shutdown) {
         ring.tick(Timestamp::now());
         if round.is_multiple_of(REREAD_EVERY) {
             let ring = Arc::clone(&ring);
-            let _ = spawn_blocking(move || ring.reread()).await;
+            if spawn_blocking(move || ring.reread()).await.unwrap_or(false) {
+                relays.limit_all();
+            }
         }
         if round.is_multiple_of(SAVE_EVERY) {
             save(&ring).await;

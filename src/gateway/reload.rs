@@ -26,6 +26,7 @@ use crate::{
         listener::{ConnectionLimit, Listener},
         liveness::Liveness,
     },
+    relay::{registry::ActiveRelays, throttle::Throttle},
     service_manager,
     shutdown::Shutdown,
     telemetry::{Filter, LogLevel},
@@ -51,6 +52,8 @@ pub(super) struct Rooms {
     pub(super) pairing: Live<PairingConfig>,
     pub(super) relay: Live<RelayConfig>,
     pub(super) shutdown: Live<ShutdownConfig>,
+    pub(super) throttle: Arc<Throttle>,
+    pub(super) relays: Arc<ActiveRelays>,
     pub(super) ring: Arc<KeyRing>,
     pub(super) token: Arc<BearerToken>,
     pub(super) connections: Arc<ConnectionLimit>,
@@ -200,6 +203,9 @@ impl Prepared {
         rooms.pairing.replace(config.pairing.clone());
         rooms.relay.replace(config.relay.clone());
         rooms.shutdown.replace(config.shutdown.clone());
+        // Even if unchanged: what an operator set by hand lasts until now.
+        rooms.throttle.replace(config.bandwidth.clone());
+        rooms.relays.limit_all();
         rooms.connections.set_max(max_connections(&config));
         for listener in reloader.listeners().iter() {
             if let Err(error) = listener.set_liveness(Liveness::of(&config.relay)) {

@@ -1,5 +1,6 @@
 //! The admin API under `/api/v1`, and `/metrics`. What it shows is the relay stack's own state.
 
+mod bandwidth;
 mod keys;
 mod relays;
 mod stats;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
-    http::header,
+    http::{StatusCode, header},
     middleware,
     response::IntoResponse,
     routing::{any, get, post},
@@ -18,8 +19,8 @@ use axum::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{BearerToken, Control, bearer, control, problem};
-use crate::{metrics::Exposition, net::listener::ConnectionLimit, relay::Parts};
+use super::{BearerToken, Control, Problem, bearer, control, problem};
+use crate::{config::BitRate, metrics::Exposition, net::listener::ConnectionLimit, relay::Parts};
 
 /// The largest body of a request, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -56,7 +57,11 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
     // Not nested: a handler would see its path without /api/v1, and so would who asked.
     Router::new()
         .route("/api/v1/relays", get(relays::list))
-        .route("/api/v1/relays/{uuid}", get(relays::show).delete(relays::close))
+        .route(
+            "/api/v1/relays/{uuid}",
+            get(relays::show).patch(relays::change).delete(relays::close),
+        )
+        .route("/api/v1/bandwidth", get(bandwidth::show).patch(bandwidth::change))
         .route("/api/v1/waiting", get(waiting::list))
         .route("/api/v1/keys", get(keys::list))
         .route("/api/v1/stats", get(stats::show))
@@ -70,6 +75,12 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(require_token)
         .with_state(Arc::clone(admin))
+}
+
+/// A limit that a relay can be held to.
+fn limit(key: &str, rate: BitRate) -> Result<(), Problem> {
+    rate.check_limit()
+        .map_err(|what| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key}: {what}")))
 }
 
 async fn render(State(admin): State<Arc<AdminState>>) -> impl IntoResponse {

@@ -1,8 +1,9 @@
 //! Lists in pages: which part of the matches is wanted, and how the answer says so. And what is
-//! asked for by query and path, whose faults are answered as problems.
+//! asked for by query, path and body, whose faults are answered as problems.
 
 use axum::{
-    extract::{FromRequestParts, Path, Query},
+    Json,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{StatusCode, request::Parts},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -68,6 +69,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Checked<T> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoParameters {}
+
+/// A JSON body whose faults are answered as a [`Problem`].
+pub(super) struct Said<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Said<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Json::from_request(request, state)
+            .await
+            .map(|Json(said)| Self(said))
+            .map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))
+    }
+}
 
 /// The uuid in the path.
 pub(super) struct Named(pub(super) String);

@@ -54,6 +54,12 @@ impl Stream {
         Some(&self.socket)
     }
 
+    /// Whether there is something to read, or the end; asks to be woken when there is.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is found by the read.
+        self.socket.poll_read_ready(cx).map(drop)
+    }
+
     /// Writes what is taken now, and does not ask to be woken. How many bytes that was.
     ///
     /// # Errors

@@ -16,8 +16,12 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::request::{End, LegIndex, Paired, span};
+use super::{
+    request::{End, LegIndex, Paired, span},
+    throttle::{Allowance, Subject, Throttle},
+};
 use crate::{
+    config::BitRate,
     key_ring::{Grant, Seats, charge},
     metrics::Metrics,
     wire::{
@@ -34,6 +38,7 @@ pub struct ActiveRelays {
     /// Bytes of the relays that are over.
     closed_bytes: AtomicU64,
     end_all: CancellationToken,
+    throttle: Arc<Throttle>,
     metrics: Arc<Metrics>,
 }
 
@@ -61,6 +66,8 @@ pub struct ActiveRelay {
     close: CancellationToken,
     closed_by_admin: AtomicBool,
     in_bulk: AtomicBool,
+    /// How fast it may go.
+    allowance: Allowance,
 }
 
 /// One leg of an active relay.
@@ -87,13 +94,18 @@ pub struct RelayGuard {
 }
 
 impl ActiveRelays {
-    /// None yet. All that come end with `end_all`.
-    pub fn new(end_all: CancellationToken, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// None yet. All that come end with `end_all`, and are held to `throttle`'s limits.
+    pub fn new(
+        end_all: CancellationToken,
+        throttle: Arc<Throttle>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             relays: Mutex::default(),
             next_id: AtomicU64::new(1),
             closed_bytes: AtomicU64::new(0),
             end_all,
+            throttle,
             metrics,
         })
     }
@@ -124,10 +136,13 @@ impl ActiveRelays {
             close: self.end_all.child_token(),
             closed_by_admin: AtomicBool::new(false),
             in_bulk: AtomicBool::new(false),
+            allowance: Allowance::default(),
         });
         self.metrics.relay_begins(relay.transports());
         self.metrics.wait.record(paired.waited);
         self.lock().insert(relay.id, Arc::clone(&relay));
+        // Behind that: should the limits change now, the relay is found, or finds the new ones.
+        self.limit(&relay);
         let seats = std::mem::take(&mut paired.seats);
         RelayGuard { relay, registry: Arc::clone(self), end: End::Aborted, _seats: seats }
     }
@@ -153,6 +168,27 @@ impl ActiveRelays {
         let relays = self.lock();
         let active: u64 = relays.values().map(|relay| relay.bytes()).sum();
         active + self.closed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The limits in force now are put on a relay.
+    pub fn limit(&self, relay: &ActiveRelay) {
+        relay.allowance.limit(&self.throttle, &relay.subject());
+    }
+
+    /// The limits in force now are put on all that are active.
+    pub fn limit_all(&self) {
+        self.all().iter().for_each(|relay| self.limit(relay));
+    }
+
+    /// Sets what one relay may move one way; `None` for what the others may.
+    pub fn set_bandwidth(&self, relay: &ActiveRelay, rate: Option<BitRate>) {
+        relay.allowance.set_own(&self.throttle, rate);
+        self.limit(relay);
+    }
+
+    /// What it may move one way, shared limits aside.
+    pub fn bandwidth(&self, relay: &ActiveRelay) -> BitRate {
+        relay.allowance.own().unwrap_or_else(|| self.throttle.limits().per_relay)
     }
 
     /// Takes the rates of all, and brings the metrics' byte counts up to date. To be called at an
@@ -248,6 +284,11 @@ impl ActiveRelay {
         self.in_bulk.store(in_bulk, Ordering::Relaxed);
     }
 
+    /// How fast it may go.
+    pub const fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
     /// Notes activity, and counts the bytes that came from a leg.
     pub fn received(&self, from: LegIndex, bytes: u64) {
         self.legs[from.at()].received.fetch_add(bytes, Ordering::Relaxed);
@@ -257,6 +298,14 @@ impl ActiveRelay {
 
     fn grants(&self) -> [&Grant; 2] {
         [&self.legs[0].grant, &self.legs[1].grant]
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            addresses: LegIndex::BOTH.map(|leg| self.legs[leg.at()].address.ip()),
+            throttled: [false; 2],
+            keys: self.grants().map(|grant| Some((grant.label()?, grant.bandwidth()))),
+        }
     }
 
     fn transports(&self) -> [Transport; 2] {

@@ -28,7 +28,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use self::{
-    flow::{Broken, Flow, Step},
+    flow::{Broken, Flow, Means, Step},
     pace::{Pace, Plane},
     pipes::Pipes,
     scratch::{Scratch, with_scratch},
@@ -235,7 +235,11 @@ impl Splice {
         let flow = &mut self.flows[from.at()];
         let mut heard = Heard::default();
         let before = flow.standing();
-        let step = flow.poll(cx, source, sink, scratch, &self.pipes, &mut heard);
+        let place = self.relay.allowance().get();
+        let bandwidth = place.map(|place| place.turn(from.at()));
+        let means = Means { pipes: &self.pipes, bandwidth };
+        let step = flow.poll(cx, source, sink, scratch, means, &mut heard);
+        let limited = place.is_some();
         self.rearm |= flow.standing() != before;
         if let Some(received) = flow.take_activity() {
             self.relay.received(from, received);
@@ -248,7 +252,10 @@ impl Splice {
             Ok(Step::Blocked) => {}
             // What was heard is acted on in the next turn: a flood of Pings is no reason for more.
             Ok(Step::Spent) => {
-                self.pace.fell_behind();
+                // One that is limited is behind for that.
+                if !limited {
+                    self.pace.fell_behind();
+                }
                 return Progress::Spent;
             }
             Ok(Step::Ended) => self.source_ended(from),
@@ -325,7 +332,11 @@ impl Splice {
             }
         }
         if self.relay.idle() >= self.idle_limit() {
-            return Some(self.end.unwrap_or(End::Idle));
+            if !self.relay.allowance().is_waited_for() {
+                return Some(self.end.unwrap_or(End::Idle));
+            }
+            // It is we who do not read: that is as good as a byte.
+            self.relay.received(LegIndex::First, 0);
         }
         timer.reset(self.next_look());
         None
@@ -387,9 +398,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::ThreadsConfig,
+        config::{BandwidthConfig, ThreadsConfig},
         metrics,
-        relay::tests::request,
+        relay::{tests::request, throttle::Throttle},
         wire::{
             Transport,
             rendezvous::{ConnType, Text},
@@ -408,7 +419,9 @@ mod tests {
         let (waited, grants, seats) = (Duration::ZERO, Default::default(), Default::default());
         let mut paired = Paired { uuid, target, conn_type, legs, grants, seats, waited };
         let metrics = Arc::new(metrics::start().unwrap().0);
-        let registry = ActiveRelays::new(tokio_util::sync::CancellationToken::new(), metrics);
+        let throttle = Throttle::new(BandwidthConfig::default(), Arc::clone(&metrics));
+        let stop = tokio_util::sync::CancellationToken::new();
+        let registry = ActiveRelays::new(stop, throttle, metrics);
         let relay = Arc::clone(registry.enter(&mut paired).relay());
         let splicer = Splicer {
             registry,

@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod arrivals;
 mod autobahn;
+mod bandwidth;
 mod bulk;
 mod by_hand;
 mod descriptors;

@@ -313,9 +313,22 @@ pub(crate) async fn read_to_end(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 pub(crate) async fn http(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
+    http_with_body(addr, method, path, headers, "").await
+}
+
+pub(crate) async fn http_with_body(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Answer {
     let mut socket = TcpStream::connect(addr).await.expect("the gateway accepts");
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n");
+    let len =
+        if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{len}{headers}\r\n{body}"
+    );
     socket.write_all(head.as_bytes()).await.expect("the gateway reads");
     let bytes = read_to_end(&mut socket).await;
     parse_answer(&String::from_utf8(bytes).expect("text"))

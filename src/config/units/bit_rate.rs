@@ -49,6 +49,16 @@ impl BitRate {
         }
     }
 
+    /// The lower of two.
+    #[must_use]
+    pub const fn min(self, other: Self) -> Self {
+        match (self.bits, other.bits) {
+            (0, _) => other,
+            (_, 0) => self,
+            (one, two) => Self { bits: if one < two { one } else { two } },
+        }
+    }
+
     /// In bits a second; 0 for no limit.
     pub const fn bits_per_second(self) -> u64 {
         self.bits

@@ -4,16 +4,18 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc, time::Instant};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::limit;
 use crate::{
+    config::BitRate,
     http::{
         AdminState, Problem,
-        page::{Checked, Named, NoParameters, Order, Page, Paged},
+        page::{Checked, Named, NoParameters, Order, Page, Paged, Said},
     },
     relay::{
         entrance::Arrival,
-        registry::{ActiveLeg, ActiveRelay},
+        registry::{ActiveLeg, ActiveRelay, ActiveRelays},
     },
     wire::Transport,
 };
@@ -74,6 +76,10 @@ pub(super) struct RelayView {
     bytes_per_second: u64,
     /// `light`, or `bulk` while it moves much.
     plane: &'static str,
+    /// What it may move one way, shared limits aside.
+    bandwidth: BitRate,
+    /// Whether a limit, be it shared, held it back within the last second.
+    limited: bool,
     /// The leg that waited, and the one that came.
     legs: [LegView; 2],
 }
@@ -90,6 +96,15 @@ struct LegView {
     sent_bytes_per_second: u64,
 }
 
+/// What can be changed of a relay.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    /// What it may move one way; `null` for what the configuration has.
+    #[serde(deserialize_with = "there")]
+    bandwidth: Option<BitRate>,
+}
+
 /// What closing did.
 #[derive(Debug, Serialize)]
 pub(super) struct Closed {
@@ -104,9 +119,10 @@ pub(super) async fn list(
     let relays = admin.parts.relays.all();
     // Ordered as shown: the relays themselves go on counting while they are compared.
     let matching = relays.iter().filter(|relay| filter.holds(relay));
+    let registry = &admin.parts.relays;
     // One time for all, or two relays that began together change places from page to page.
     let now = Instant::now();
-    let mut views: Vec<_> = matching.map(|relay| RelayView::at(relay, now)).collect();
+    let mut views: Vec<_> = matching.map(|relay| RelayView::at(registry, relay, now)).collect();
     let order = filter.sort.unwrap_or(Order { field: Field::Age, descending: false });
     views.sort_by(|a, b| {
         // The id settles ties, so that pages do not overlap.
@@ -122,7 +138,34 @@ pub(super) async fn show(
     Checked(NoParameters {}): Checked<NoParameters>,
 ) -> Result<Json<RelayView>, Problem> {
     let newest = named(&admin, &uuid).into_iter().max_by_key(|relay| relay.id);
-    newest.map(|relay| Json(RelayView::at(&relay, Instant::now()))).ok_or_else(no_such_relay)
+    let view = |relay: Arc<ActiveRelay>| RelayView::at(&admin.parts.relays, &relay, Instant::now());
+    newest.map(|relay| Json(view(relay))).ok_or_else(no_such_relay)
+}
+
+pub(super) async fn change(
+    State(admin): State<Arc<AdminState>>,
+    Extension(arrival): Extension<Arrival>,
+    Named(uuid): Named,
+    Checked(NoParameters {}): Checked<NoParameters>,
+    Said(Change { bandwidth }): Said<Change>,
+) -> Result<Json<RelayView>, Problem> {
+    limit("bandwidth", bandwidth.unwrap_or_default())?;
+    let relays = named(&admin, &uuid);
+    for relay in &relays {
+        tracing::info!(
+            uuid = %relay.uuid,
+            bandwidth = %bandwidth.map_or_else(|| "as configured".to_owned(), |rate| rate.to_string()),
+            by = %arrival.peer,
+            "a relay's bandwidth is changed on an operator's request"
+        );
+        admin.parts.relays.set_bandwidth(relay, bandwidth);
+    }
+    show(State(admin), Named(uuid), Checked(NoParameters {})).await
+}
+
+/// What must be there, if only as `null`.
+fn there<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BitRate>, D::Error> {
+    Option::deserialize(from)
 }
 
 pub(super) async fn close(
@@ -192,7 +235,7 @@ impl Field {
 }
 
 impl RelayView {
-    fn at(relay: &ActiveRelay, now: Instant) -> Self {
+    fn at(registry: &ActiveRelays, relay: &ActiveRelay, now: Instant) -> Self {
         let [first, second] = &relay.legs;
         Self {
             id: relay.id,
@@ -206,6 +249,8 @@ impl RelayView {
             bytes: relay.bytes(),
             bytes_per_second: relay.rate(),
             plane: if relay.is_in_bulk() { "bulk" } else { "light" },
+            bandwidth: registry.bandwidth(relay),
+            limited: relay.allowance().was_held_back(),
             legs: [LegView::of(first), LegView::of(second)],
         }
     }

@@ -5,6 +5,8 @@
 
 mod turn;
 
+pub(super) use self::turn::Means;
+
 use std::time::Duration;
 
 use tokio::time::Instant;

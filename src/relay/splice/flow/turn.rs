@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
@@ -15,12 +15,15 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::{Broken, Flow, State, Step};
 use crate::{
     net::stream::Stream,
-    relay::splice::{
-        batch::Batch,
-        kernel::{self, Kernel},
-        pipes::Pipes,
-        scratch::Scratch,
-        translate::{Heard, Unreadable},
+    relay::{
+        splice::{
+            batch::Batch,
+            kernel::{self, Kernel},
+            pipes::Pipes,
+            scratch::Scratch,
+            translate::{Heard, Unreadable},
+        },
+        throttle,
     },
     wire::Transport,
 };
@@ -28,15 +31,31 @@ use crate::{
 /// How much a direction moves before others have their turn.
 const BUDGET: usize = 256 << 10;
 
+/// What a direction may borrow, and use up, in a turn.
+pub(in crate::relay::splice) struct Means<'a> {
+    pub(in crate::relay::splice) pipes: &'a Arc<Pipes>,
+    /// `None` where nothing limits it.
+    pub(in crate::relay::splice) bandwidth: Option<throttle::Turn<'a>>,
+}
+
+impl Means<'_> {
+    fn used(&mut self, bytes: usize) {
+        if let Some(bandwidth) = &mut self.bandwidth {
+            bandwidth.read(bytes);
+        }
+    }
+}
+
 impl Flow {
-    /// Moves bytes until a socket is not ready, the budget is spent or the source ends.
+    /// Moves bytes until a socket is not ready, the budget or the bandwidth is spent, or the source
+    /// ends.
     pub(in crate::relay::splice) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut Stream,
         sink: &mut Stream,
         scratch: &mut Scratch,
-        pipes: &Arc<Pipes>,
+        mut means: Means<'_>,
         heard: &mut Heard,
     ) -> Result<Step, Broken> {
         let mut budget = if self.kernel.is_some() { kernel::BUDGET } else { BUDGET };
@@ -48,27 +67,34 @@ impl Flow {
                 return Ok(Step::Blocked);
             }
             if budget == 0 {
+                means.bandwidth.into_iter().for_each(throttle::Turn::go_on);
                 return Ok(Step::Spent);
             }
-            match self.poll_fill(cx, source, budget) {
+            let Poll::Ready(most) = self.poll_allowed(cx, source, &mut means, budget) else {
+                return Ok(Step::Blocked);
+            };
+            match self.poll_fill(cx, source, budget.min(most)) {
                 Poll::Pending => return Ok(Step::Blocked),
                 Poll::Ready(Err(_)) => return Err(Broken::Source),
                 Poll::Ready(Ok(Some(0))) => return Ok(Step::Ended),
                 Poll::Ready(Ok(Some(len))) => {
                     budget -= len;
+                    means.used(len);
                     continue;
                 }
                 Poll::Ready(Ok(None)) => {}
             }
             let Scratch { input, output } = &mut *scratch;
-            let input = match self.poll_read(cx, source, input) {
+            let most = most.min(input.len());
+            let input = match self.poll_read(cx, source, &mut input[..most]) {
                 Poll::Pending => return Ok(Step::Blocked),
                 Poll::Ready(Err(_)) => return Err(Broken::Source),
                 Poll::Ready(Ok(0)) => return Ok(Step::Ended),
                 Poll::Ready(Ok(len)) => {
+                    means.used(len);
                     // After a read of this much there is more where it came from.
                     if len >= kernel::MUCH {
-                        self.engage(source, sink, pipes);
+                        self.engage(source, sink, means.pipes);
                     }
                     &mut input[..len]
                 }
@@ -80,6 +106,26 @@ impl Flow {
                 return Ok(Step::Blocked);
             }
         }
+    }
+
+    /// How much may be read now. What is dropped takes no bandwidth from anybody.
+    fn poll_allowed(
+        &self,
+        cx: &mut Context<'_>,
+        source: &mut Stream,
+        means: &mut Means<'_>,
+        budget: usize,
+    ) -> Poll<usize> {
+        let Some(bandwidth) = &mut means.bandwidth else { return Poll::Ready(usize::MAX) };
+        if self.deaf || !matches!(self.state, State::Moving | State::Completing) {
+            means.bandwidth = None;
+            return Poll::Ready(usize::MAX);
+        }
+        // One that has nothing to read must not wait for a share.
+        if self.early.is_empty() {
+            ready!(source.poll_readable(cx));
+        }
+        bandwidth.poll_draw(cx, budget)
     }
 
     /// Takes bytes by way of the kernel, where that is engaged and has room.

@@ -1,0 +1,315 @@
+//! Bandwidth: how much each direction of a relay may move now.
+//!
+//! A relay that nothing limits has no place here, and costs nothing. One that something limits has
+//! an [`Allowance`], which `splice` asks before it reads; without one it does not read, and the
+//! sender is held back by the kernel. Limits are per relay, per address, per key and in total; what
+//! is shared is shared by max-min fairness, which `ledger` and `fill` know.
+
+mod bucket;
+mod fill;
+mod ledger;
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::ledger::{Bounds, Grant, LaneId, Ledger, PoolName, Way, Whose};
+use crate::{
+    config::{BandwidthConfig, BitRate},
+    metrics::Metrics,
+};
+
+/// How long those wait whose share is used up.
+const ROUND: Duration = Duration::from_millis(10);
+
+/// Rounds take no more than this part of a thread's time: with many that wait there are fewer.
+const SHARE_OF_TIME: u32 = 20;
+
+/// A direction that waited this lately is being limited.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// The limits, and what is left of them.
+pub struct Throttle {
+    // Held for arithmetic only, never across an await.
+    state: Mutex<State>,
+    /// Somebody waits who found nobody waiting.
+    waited_for: Notify,
+    metrics: Arc<Metrics>,
+}
+
+struct State {
+    limits: BandwidthConfig,
+    ledger: Ledger,
+}
+
+/// What of a relay decides on its limits; by leg.
+#[derive(Debug, Clone)]
+pub struct Subject<'a> {
+    /// Whence the legs came.
+    pub addresses: [IpAddr; 2],
+    /// Whether these are on the throttle list.
+    pub throttled: [bool; 2],
+    /// The keys that they have, by label, with their limits.
+    pub keys: [Option<(&'a str, BitRate)>; 2],
+}
+
+/// A relay's place among those that are limited; empty for one that never was.
+#[derive(Default)]
+pub struct Allowance(OnceLock<Box<Place>>);
+
+/// The place of a relay that is, or was, limited.
+pub struct Place {
+    throttle: Arc<Throttle>,
+    /// By the leg that each comes from.
+    lanes: [LaneId; 2],
+    /// Whether anything limits it now.
+    limited: AtomicBool,
+    /// What an operator set for this relay, instead of `per_relay`.
+    own: Mutex<Option<BitRate>>,
+}
+
+/// What a direction may read in one turn.
+pub struct Turn<'a> {
+    place: &'a Place,
+    lane: LaneId,
+    /// Drawn and not read yet.
+    left: u64,
+    /// Read after a wait.
+    delayed: u64,
+    waited: bool,
+}
+
+impl Throttle {
+    /// With these limits.
+    pub fn new(limits: BandwidthConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+        metrics.bandwidth.show_total(limits.total.bytes_per_second());
+        let state = Mutex::new(State { limits, ledger: Ledger::default() });
+        Arc::new(Self { state, waited_for: Notify::new(), metrics })
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> BandwidthConfig {
+        self.lock().limits.clone()
+    }
+
+    /// Puts other limits in force: for relays that come, and for others once they are
+    /// [limited](Allowance::limit) anew.
+    pub fn replace(&self, limits: BandwidthConfig) {
+        self.metrics.bandwidth.show_total(limits.total.bytes_per_second());
+        self.lock().limits = limits;
+    }
+
+    /// Serves those that wait until `stop` is cancelled.
+    pub async fn serve_until(&self, stop: CancellationToken) {
+        let serve = async {
+            loop {
+                self.waited_for.notified().await;
+                let mut pause = ROUND;
+                loop {
+                    sleep(pause).await;
+                    let began = Instant::now();
+                    if !self.round(began) {
+                        break;
+                    }
+                    pause = ROUND.max(began.elapsed() * SHARE_OF_TIME);
+                }
+            }
+        };
+        stop.run_until_cancelled(serve).await;
+    }
+
+    /// Whether there is to be another.
+    fn round(&self, now: Instant) -> bool {
+        let mut wake = Vec::new();
+        let (more, delayed) = {
+            let ledger = &mut self.lock().ledger;
+            ledger.round(now, &mut wake);
+            (ledger.wants_round(), ledger.take_delayed())
+        };
+        self.metrics.bandwidth.delayed.increment(delayed);
+        wake.into_iter().for_each(Waker::wake);
+        more
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Arithmetic that panicked is a fault of ours; relays that are limited wrongly are better
+        // than none.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What limits the direction that comes from leg `from`.
+    fn bounds(&self, subject: &Subject<'_>, from: usize, own: Option<BitRate>) -> Bounds {
+        let mut shared = Vec::new();
+        let mut share = |whose, way, rate: BitRate| {
+            shared.extend(rate.bytes_per_second().map(|rate| (PoolName { whose, way }, rate)));
+        };
+        share(Whose::All, Way::Sent, self.limits.total);
+        for (leg, way) in [(from, Way::Sent), (1 - from, Way::Received)] {
+            let rate = self.limits.of_address(subject.throttled[leg]);
+            share(Whose::Address(network(subject.addresses[leg])), way, rate);
+            if let Some((label, rate)) = subject.keys[leg].filter(|(_, rate)| !rate.is_unlimited())
+            {
+                share(Whose::Key(label.into()), way, rate);
+            }
+        }
+        Bounds { own: own.unwrap_or(self.limits.per_relay).bytes_per_second(), shared }
+    }
+}
+
+impl BandwidthConfig {
+    fn of_address(&self, throttled: bool) -> BitRate {
+        if throttled { self.per_address.min(self.throttled) } else { self.per_address }
+    }
+}
+
+/// An address, or the network that an IPv6 address stands for: one machine has 2^64 of these.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        ip @ IpAddr::V4(_) => ip,
+    }
+}
+
+impl Allowance {
+    /// The place of a relay that something limits.
+    pub fn get(&self) -> Option<&Place> {
+        self.0.get().map(Box::as_ref).filter(|place| place.limited.load(Ordering::Relaxed))
+    }
+
+    /// Holds the relay to the limits in force from now on.
+    pub fn limit(&self, throttle: &Arc<Throttle>, subject: &Subject<'_>) {
+        let now = Instant::now();
+        let mut state = throttle.lock();
+        let own = self.own();
+        let bounds = [0, 1].map(|from| state.bounds(subject, from, own));
+        let limited = bounds.iter().any(|bounds| *bounds != Bounds::default());
+        if !limited && self.0.get().is_none() {
+            return;
+        }
+        let place = self.place(throttle, &mut state);
+        let bind = |(lane, bounds): (&LaneId, &Bounds)| state.ledger.bind(*lane, bounds, now);
+        let woken: Vec<_> = place.lanes.iter().zip(&bounds).filter_map(bind).collect();
+        place.limited.store(limited, Ordering::Relaxed);
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// What an operator set for this relay alone.
+    pub fn own(&self) -> Option<BitRate> {
+        self.0.get().and_then(|place| *place.own.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets what this relay alone may move one way; `None` for what the configuration has. To be
+    /// followed by [`Allowance::limit`].
+    pub fn set_own(&self, throttle: &Arc<Throttle>, rate: Option<BitRate>) {
+        let place = self.place(throttle, &mut throttle.lock());
+        *place.own.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+    }
+
+    /// Whether a direction was held back lately.
+    pub fn was_held_back(&self) -> bool {
+        let Some(place) = self.get() else { return false };
+        let then = Instant::now().checked_sub(LATELY);
+        let state = place.throttle.lock();
+        let held = |lane: &LaneId| then.is_none_or(|then| state.ledger.waited_since(*lane, then));
+        place.lanes.iter().any(held)
+    }
+
+    /// Whether a direction waits to be allowed to read.
+    pub fn is_waited_for(&self) -> bool {
+        let Some(place) = self.get() else { return false };
+        let state = place.throttle.lock();
+        place.lanes.iter().any(|lane| state.ledger.waits(*lane))
+    }
+
+    fn place(&self, throttle: &Arc<Throttle>, state: &mut State) -> &Place {
+        self.0.get_or_init(|| {
+            Box::new(Place {
+                throttle: Arc::clone(throttle),
+                lanes: [state.ledger.open(), state.ledger.open()],
+                limited: AtomicBool::new(false),
+                own: Mutex::default(),
+            })
+        })
+    }
+}
+
+impl Place {
+    /// A turn of the direction that comes from leg `from`.
+    pub fn turn(&self, from: usize) -> Turn<'_> {
+        Turn { place: self, lane: self.lanes[from], left: 0, delayed: 0, waited: false }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let (now, mut state) = (Instant::now(), self.throttle.lock());
+        for lane in self.lanes {
+            state.ledger.close(lane, now);
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// How much may be read now, up to `most`; if nothing, the task is woken when there is
+    /// something again. To be asked only when there is something to read.
+    pub fn poll_draw(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<usize> {
+        let most = most as u64;
+        if self.left == 0 {
+            let throttle = &self.place.throttle;
+            let ledger = &mut throttle.lock().ledger;
+            let nobody_waited = !ledger.wants_round();
+            match ledger.draw(self.lane, most, Instant::now(), cx.waker()) {
+                Some(Grant { bytes, waited }) => {
+                    self.left = bytes;
+                    self.waited = waited;
+                }
+                None => {
+                    if nobody_waited {
+                        throttle.waited_for.notify_one();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(self.left.min(most) as usize)
+    }
+
+    /// So much was read of what was drawn.
+    pub fn read(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        debug_assert!(bytes <= self.left, "more was read than was allowed");
+        self.left = self.left.saturating_sub(bytes);
+        if self.waited {
+            self.delayed += bytes;
+        }
+    }
+
+    /// Ends a turn that another follows at once: what is left is kept for it.
+    pub fn go_on(mut self) {
+        let left = std::mem::take(&mut self.left);
+        if left > 0 {
+            self.place.throttle.lock().ledger.keep(self.lane, left);
+        }
+    }
+}
+
+/// What is left is given back.
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.left > 0 || self.delayed > 0 {
+            self.place.throttle.lock().ledger.settle(self.lane, self.left, self.delayed);
+        }
+    }
+}
