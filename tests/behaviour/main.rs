@@ -16,6 +16,7 @@ mod front_door;
 mod half_close;
 mod halves;
 mod in_front;
+mod key_ring;
 mod keys;
 mod logs;
 mod memory;
