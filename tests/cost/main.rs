@@ -98,13 +98,13 @@ fn instructions_of_a_pair() {
 
 #[test]
 fn instructions_of_a_mebibyte_between_tcp_legs() {
-    instructions("a MiB, TCP to TCP", Load::TcpToTcp, [16, 528], [60_000.0, 0.5]);
+    instructions("a MiB, TCP to TCP", Load::TcpToTcp, [16, 528], [20_000.0, 0.5]);
 }
 
 #[test]
 fn instructions_of_a_mebibyte_between_websockets() {
     let load = Load::WebSocketToWebSocket;
-    instructions("a MiB, WebSocket to WebSocket", load, [16, 80], [110_000.0, 0.5]);
+    instructions("a MiB, WebSocket to WebSocket", load, [16, 80], [80_000.0, 0.5]);
 }
 
 /// A peer that sends one byte at a time costs a read and a write for each, and keeps nothing.
