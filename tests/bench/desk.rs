@@ -71,6 +71,15 @@ pub(crate) struct Delays {
     pub(crate) of: [Vec<Duration>; 2],
 }
 
+impl Delays {
+    /// Adds those of another while.
+    pub(crate) fn add(&mut self, more: Self) {
+        for (all, more) in self.of.iter_mut().zip(more.of) {
+            all.extend(more);
+        }
+    }
+}
+
 /// When the next message of a kind is due: all pairs in turns, evenly.
 struct Pace {
     start: Instant,

@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 }
 
 /// A build of this relay with settings. There are a few, and they last as long as the benchmark.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Variant {
     pub(crate) name: String,
     pub(crate) binary: PathBuf,

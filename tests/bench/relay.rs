@@ -12,6 +12,7 @@ mod delays;
 mod desk;
 mod desktops;
 mod dial;
+mod fairness;
 mod floor;
 mod flow;
 mod growth;
@@ -107,6 +108,7 @@ fn workloads(plan: &Plan) -> Vec<Workload> {
         round_trip::idle(plan),
         round_trip::beside(plan),
         desktops::workload(plan),
+        fairness::workload(plan),
         bulk::workload(plan),
         memory::idle(plan),
         memory::waiting(plan),
