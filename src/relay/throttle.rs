@@ -32,7 +32,7 @@ use crate::{
 const ROUND: Duration = Duration::from_millis(10);
 
 /// Rounds take no more than this part of a thread's time: with many that wait there are fewer.
-const SHARE_OF_TIME: u32 = 20;
+const SHARE_OF_TIME: u32 = 10;
 
 /// A direction that waited this lately is being limited.
 const LATELY: Duration = Duration::from_secs(1);

@@ -48,6 +48,8 @@ struct Filling<'a> {
     askers: &'a [Asker<'a>],
     /// `None` while the water still rises for them.
     grants: Vec<Option<u64>>,
+    /// How many these are.
+    open: usize,
     pools: Vec<Pool>,
     /// The askers of each pool, pool by pool.
     places: Vec<u32>,
@@ -58,7 +60,9 @@ struct Filling<'a> {
 /// Divides what is left in each pool.
 pub(super) fn fill(askers: &[Asker<'_>], left: &[u64]) -> Filled {
     let mut filling = Filling::new(askers, left);
-    while let Some(Reverse((level, event))) = filling.events.pop() {
+    while filling.open > 0
+        && let Some(Reverse((level, event))) = filling.events.pop()
+    {
         match event {
             Event::Enough(asker) => filling.done(asker, level),
             Event::Dry(pool) => filling.runs_dry(pool, level),
@@ -93,8 +97,8 @@ impl<'a> Filling<'a> {
         let dry = pools.iter().enumerate().filter(|(_, pool)| pool.open > 0);
         let dry = dry.map(|(index, pool)| (pool.left / pool.open, Event::Dry(index as u32)));
         let events: Vec<_> = enough.chain(dry).map(Reverse).collect();
-        let grants = vec![None; askers.len()];
-        Self { askers, grants, places, events: events.into(), pools, dry: Vec::new() }
+        let (grants, open) = (vec![None; askers.len()], askers.len());
+        Self { askers, grants, open, places, events: events.into(), pools, dry: Vec::new() }
     }
 
     fn runs_dry(&mut self, index: u32, level: u64) {
@@ -121,6 +125,7 @@ impl<'a> Filling<'a> {
             return;
         }
         *grant = Some(level);
+        self.open -= 1;
         for &pool in self.askers[asker as usize].pools {
             let pool = &mut self.pools[pool as usize];
             pool.left -= level;
