@@ -366,6 +366,7 @@ impl Splice {
     /// a moment to end by themselves, since closing with bytes unread would be a reset, and could
     /// overtake the rest.
     async fn cut(&mut self, end: End) -> End {
+        self.relay.allowance().lift();
         for flow in &mut self.flows {
             flow.stop(Some(ControlPayload::status(GOING_AWAY)));
         }

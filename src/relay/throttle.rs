@@ -217,6 +217,13 @@ impl Allowance {
         *place.own.lock().unwrap_or_else(PoisonError::into_inner) = rate;
     }
 
+    /// Holds the relay to nothing any more: it is cut short, and has little left to say.
+    pub fn lift(&self) {
+        if let Some(place) = self.0.get() {
+            place.limited.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Whether a direction was held back lately.
     pub fn was_held_back(&self) -> bool {
         let Some(place) = self.get() else { return false };

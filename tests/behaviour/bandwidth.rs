@@ -384,6 +384,36 @@ async fn who_is_held_back_is_not_idle_and_is_closed_at_once() {
     gateway.until_metric("relay_ends_total{reason=\"admin\"}", 3.0).await;
 }
 
+/// The frame that passes is finished, and the Close comes behind it, though at the relay's pace the
+/// frame would take half an hour.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_finishes_the_frame_that_is_held_back() {
+    let gateway = TestGateway::start_with(|config| {
+        config.bandwidth.total = BitRate::from_bits(8_000);
+        config.shutdown.drain_timeout =
+            mini_rust_desk_relay_server::config::Duration::from_millis(1);
+    })
+    .await;
+    let uuid = unique("drain");
+    let (from, to) = gateway.named_pair(&uuid, Tcp, WebSocket).await;
+    let (mut sends, _receives) = from.split();
+    let (_sends, mut receives) = to.split();
+    let message = vec![9; 2_000_000];
+    let sending = tokio::spawn({
+        let message = message.clone();
+        async move { sends.send(&message).await.map(|()| sends) }
+    });
+    eventually("it is held back", async || {
+        gateway.get(&format!("/api/v1/relays/{uuid}")).await.json()["limited"] == true
+    })
+    .await;
+    gateway.shutdown.drain();
+    let received = timeout(PATIENCE, receives.receive()).await.expect("it goes on at once");
+    assert!(received == Some(message));
+    assert_eq!(timeout(PATIENCE, receives.receive()).await.expect("the end"), None);
+    sending.await.expect("all was sent").expect("the relay reads");
+}
+
 /// What was sent before a half-close arrives whole, and the other way goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_half_close_behind_bytes_that_are_held_back() {

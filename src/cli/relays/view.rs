@@ -26,6 +26,8 @@ pub(super) struct Relay {
     waited_seconds: f64,
     bytes: u64,
     bytes_per_second: u64,
+    bandwidth: String,
+    limited: bool,
     legs: [Leg; 2],
 }
 
@@ -92,6 +94,7 @@ pub(super) fn one(relay: &Relay) -> String {
         ["age", &span(relay.age_seconds)],
         ["idle", &span(relay.idle_seconds)],
         ["moved", &format!("{}, {}", size(relay.bytes), rate(relay.bytes_per_second))],
+        ["bandwidth", &relay.bandwidth()],
         ["first leg", &first.place()],
         ["  waited", &span(relay.waited_seconds)],
         ["  sent", &first.sent()],
@@ -107,6 +110,12 @@ pub(super) fn closed(uuid: &str, Closed { closed }: &Closed) -> String {
 }
 
 impl Relay {
+    /// Its own limit, and whether any limit holds it back.
+    fn bandwidth(&self) -> String {
+        let held_back = if self.limited { ", held back" } else { "" };
+        format!("{}{held_back}", safe(&self.bandwidth))
+    }
+
     fn target(&self) -> String {
         self.target_id.as_deref().map_or_else(|| "-".to_owned(), safe)
     }
@@ -166,6 +175,7 @@ mod tests {
             "id": 7, "uuid": "u\u{1b}[2J", "target_id": null, "connection_type": "default",
             "started": "2026-01-02T03:04:05Z", "age_seconds": 3725.9, "idle_seconds": 0.2,
             "waited_seconds": 1.0, "bytes": 2048, "bytes_per_second": 10,
+            "bandwidth": "8Mbit/s", "limited": true,
             "legs": [
                 { "address": "192.0.2.1:5", "transport": "tcp",
                   "sent_bytes": 2048, "sent_bytes_per_second": 10 },
@@ -186,6 +196,7 @@ mod tests {
             assert!(lines[1].contains(part), "{part} is missing in\n{text}");
         }
         assert_eq!(lines.last(), Some(&"1 of 3 relays"));
+        assert!(one(&page(1).items[0]).contains("8Mbit/s, held back"));
         assert_eq!(list(&Page { total: 1, items: vec![] }), "0 of 1 relay\n");
     }
 
