@@ -58,7 +58,7 @@ impl FrontDoor {
         let deadline = accepted + self.entrance.patience();
         let arrival = Arrival { peer: connection.peer, accepted, deadline };
         if let Err(denial) = self.entrance.access.admit(&mut connection) {
-            return self.entrance.refuse(arrival.peer, denial.label(), &denial);
+            return self.entrance.deny(arrival.peer, denial);
         }
         let mut first = [0; FIRST_READ];
         let head = match (&connection.socket).read(&mut first) {
@@ -128,7 +128,7 @@ impl FrontDoor {
         let door = Arc::clone(&self);
         // Boxed as the rest is, so that a connection's task has room for where it is and no more.
         let led = Box::pin(self.lead(connection, head, arrival, proxy));
-        async move { door.entrance.unless_displaced(&stranger, arrival.peer, led).await }
+        async move { door.entrance.unless_sent_away(&stranger, arrival.peer, led).await }
     }
 
     /// Finds out whose a connection that has sent `head` is and what it speaks, and leads it there.
@@ -201,7 +201,7 @@ impl FrontDoor {
             connection.peer = client;
             arrival.peer = client;
             if let Err(denial) = self.entrance.access.admit(connection) {
-                self.entrance.refuse(client, denial.label(), &denial);
+                self.entrance.deny(client, denial);
                 return None;
             }
         }

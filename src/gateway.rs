@@ -5,6 +5,7 @@ mod capacity;
 mod control;
 mod keys;
 mod light;
+mod lists;
 mod reload;
 mod secrets;
 mod service;
@@ -23,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use self::{
-    capacity::max_connections,
+    capacity::connection_limit,
     light::{Light, accept},
     reload::Rooms,
     secrets::draw_token,
@@ -43,7 +44,7 @@ use crate::{
     net::{
         access::Access,
         inherited::{Inherited, Purpose},
-        listener::{Connection, ConnectionLimit, ListenError, Listener},
+        listener::{Connection, ListenError, Listener},
         liveness::Liveness,
         refusals::Refusals,
         stream::{PlainStream, Stream},
@@ -146,11 +147,7 @@ impl Gateway {
         let admin_listeners = bind(&config.admin.listen, Purpose::Admin)?;
         inherited.close_rest();
         let shared: Result<_, _> = (1..config.threads.light()).map(|_| share(&listeners)).collect();
-        let connections = ConnectionLimit::new(
-            max_connections(&config),
-            Arc::clone(&metrics),
-            Arc::clone(&parts.refusals),
-        );
+        let connections = connection_limit(&config, &parts);
         let front_door = Live::new(config.front_door.clone());
         let rooms = Rooms {
             front_door: front_door.clone(),
@@ -160,6 +157,7 @@ impl Gateway {
             shutdown: Live::new(config.shutdown.clone()),
             throttle: Arc::clone(&parts.throttle),
             relays: Arc::clone(&parts.relays),
+            access: Arc::clone(&parts.access),
             ring: Arc::clone(&parts.ring),
             token: Arc::clone(&token),
             connections: Arc::clone(&connections),
@@ -241,6 +239,8 @@ impl Gateway {
             Arc::clone(&admin.parts.relays),
             shutdown.clone(),
         ));
+        let connections = Arc::clone(&admin.connections);
+        tracker.spawn(lists::keep(admin.parts.clone(), connections, shutdown.clone()));
         let light = Light {
             door: Arc::clone(&door),
             connections: Arc::clone(&admin.connections),
@@ -300,8 +300,8 @@ fn parts(
     Ok(Parts {
         metrics: Arc::clone(metrics),
         refusals: Refusals::new(Arc::clone(metrics)),
-        access: Arc::new(Access::new(&config.access, &config.proxy)),
         proxies: Live::new(config.proxy.clone()),
+        access: Arc::new(Access::new(&config.access, &config.proxy, dir)),
         draining: shutdown.soft().clone(),
         room: WaitingRoom::new(
             Live::new(config.pairing.clone()),
@@ -374,7 +374,7 @@ fn serve_admin(
             }
         };
         let served = Box::pin(served);
-        shutdown.tracker().spawn(async move { stranger.unless_displaced(served).await });
+        shutdown.tracker().spawn(async move { stranger.unless_sent_away(served).await });
     }
 }
 

@@ -47,11 +47,18 @@ pub fn rejections() -> impl Iterator<Item = &'static str> {
 }
 
 /// Why a leg left the waiting room without a peer.
-pub const UNPAIRED: &[&str] =
-    &["timeout", "hung_up", "draining", "key_expired", "key_revoked", "key_quota_relays"];
+pub const UNPAIRED: &[&str] = &[
+    "timeout",
+    "hung_up",
+    "blocked",
+    "draining",
+    "key_expired",
+    "key_revoked",
+    "key_quota_relays",
+];
 
 /// Why a relay ended.
-pub const ENDS: [&str; 9] = [
+pub const ENDS: [&str; 10] = [
     "closed",
     "reset",
     "idle",
@@ -59,6 +66,7 @@ pub const ENDS: [&str; 9] = [
     "message_too_long",
     "websocket_protocol",
     "admin",
+    "blocked",
     "draining",
     "aborted",
 ];

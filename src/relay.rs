@@ -72,13 +72,14 @@ pub struct Parts {
 
 /// Puts the stack together.
 pub fn stack(parts: &Parts) -> RelayStack {
-    let Parts { refusals, draining, ring, room, relays, limits, bulk, legs, .. } = parts.clone();
+    let Parts { refusals, access, draining, ring, room, relays, limits, bulk, legs, .. } =
+        parts.clone();
     let pipes = Pipes::new(if limits.get().kernel_splice { pipes::MOST } else { 0 });
     let splicer = Splicer { registry: relays, limits, pipes, bulk };
     BoxCloneSyncService::new(
         ServiceBuilder::new()
             .layer(RecordLayer::new(refusals))
-            .layer(AdmissionLayer::new(draining))
+            .layer(AdmissionLayer::new(draining, access))
             .layer(RequireKeyLayer::new(ring))
             .and_then(move |matched| splice(&splicer, &legs, matched))
             .service(Pairing::new(room)),

@@ -1,5 +1,7 @@
 //! `[access]`: who may come in, and how much of the relay one address may have.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Network, rules::Rules};
@@ -10,6 +12,12 @@ use super::{Network, rules::Rules};
 pub struct AccessConfig {
     /// Networks that are refused.
     pub blocklist: Vec<Network>,
+    /// A file with more of them, in the working directory; empty for none.
+    pub blocklist_file: PathBuf,
+    /// Networks whose relays are slowed down.
+    pub throttle_list: Vec<Network>,
+    /// A file with more of them; empty for none.
+    pub throttle_list_file: PathBuf,
     /// Networks to which the limits for one address do not apply; trusted proxies are never
     /// limited, the clients that they speak for are.
     pub exempt: Vec<Network>,
@@ -25,6 +33,10 @@ impl Default for AccessConfig {
     fn default() -> Self {
         Self {
             blocklist: Vec::new(),
+            blocklist_file: "blocklist.txt".into(),
+            throttle_list: Vec::new(),
+            // hbbr's name for it.
+            throttle_list_file: "blacklist.txt".into(),
             exempt: Network::LOOPBACK.to_vec(),
             connections_per_address: 4096,
             connection_rate: 200,

@@ -1,6 +1,12 @@
 //! How many connections the process can hold.
 
-use crate::{config::Config, relay::splice::pipes};
+use std::sync::Arc;
+
+use crate::{
+    config::Config,
+    net::listener::ConnectionLimit,
+    relay::{Parts, splice::pipes},
+};
 
 /// Descriptors that are not for connections of the front door: listeners, files, the admin's
 /// reserve, and the pipes.
@@ -8,6 +14,12 @@ const RESERVED_DESCRIPTORS: usize = 64 + 2 * pipes::MOST;
 
 /// Those of a thread's runtime.
 const THREAD_DESCRIPTORS: usize = 4;
+
+/// Room for as many as that.
+pub(super) fn connection_limit(config: &Config, parts: &Parts) -> Arc<ConnectionLimit> {
+    let (metrics, refusals) = (Arc::clone(&parts.metrics), Arc::clone(&parts.refusals));
+    ConnectionLimit::new(max_connections(config), metrics, refusals)
+}
 
 /// What is configured, or less if the process may not open as many descriptors.
 pub(super) fn max_connections(config: &Config) -> usize {

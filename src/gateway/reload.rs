@@ -23,6 +23,7 @@ use crate::{
     http::{BearerToken, ReloadError, Reloaded},
     key_ring::{KeyRing, KeyRingError, Keys},
     net::{
+        access::Access,
         listener::{ConnectionLimit, Listener},
         liveness::Liveness,
     },
@@ -54,6 +55,7 @@ pub(super) struct Rooms {
     pub(super) shutdown: Live<ShutdownConfig>,
     pub(super) throttle: Arc<Throttle>,
     pub(super) relays: Arc<ActiveRelays>,
+    pub(super) access: Arc<Access>,
     pub(super) ring: Arc<KeyRing>,
     pub(super) token: Arc<BearerToken>,
     pub(super) connections: Arc<ConnectionLimit>,
@@ -198,6 +200,7 @@ impl Prepared {
         let Self { config, keys, token, filter } = self;
         let rooms = &reloader.rooms;
         rooms.ring.replace(keys);
+        rooms.access.replace(&config.access, &config.proxy);
         rooms.front_door.replace(config.front_door.clone());
         rooms.proxies.replace(config.proxy.clone());
         rooms.pairing.replace(config.pairing.clone());

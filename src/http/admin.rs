@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod keys;
+mod lists;
 mod relays;
 mod stats;
 mod waiting;
@@ -20,7 +21,12 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{BearerToken, Control, Problem, bearer, control, problem};
-use crate::{config::BitRate, metrics::Exposition, net::listener::ConnectionLimit, relay::Parts};
+use crate::{
+    config::BitRate,
+    metrics::Exposition,
+    net::{access::ListName, listener::ConnectionLimit},
+    relay::Parts,
+};
 
 /// The largest body of a request, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -67,6 +73,10 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .route("/api/v1/stats", get(stats::show))
         .route("/api/v1/reload", post(control::reload))
         .route("/api/v1/drain", post(control::drain))
+        .route("/api/v1/blocklist", lists::whole(ListName::Block))
+        .route("/api/v1/blocklist/{*network}", lists::one(ListName::Block))
+        .route("/api/v1/throttlelist", lists::whole(ListName::Throttle))
+        .route("/api/v1/throttlelist/{*network}", lists::one(ListName::Throttle))
         .route("/api", any(problem::not_found))
         .route("/api/", any(problem::not_found))
         .route("/api/{*nothing}", any(problem::not_found))

@@ -151,7 +151,7 @@ async fn become_leg(
     let stranger = connection.permit.wait();
     let entering =
         Box::pin(entrance.clone().enter(connection, head, Transport::WebSocket, arrival));
-    entrance.unless_displaced(&stranger, arrival.peer, entering).await;
+    entrance.unless_sent_away(&stranger, arrival.peer, entering).await;
 }
 
 /// The connection, and what was read beyond the request. Nothing of hyper's outlives this: its

@@ -1,21 +1,33 @@
 //! Who may come in: one decision for each connection, once its real address is known.
 //!
-//! What a connection says is judged elsewhere; here only whence it comes counts.
+//! What a connection says is judged elsewhere; here only whence it comes counts. The lists can
+//! change at any time; whoever holds a connection asks again when they have.
 
 mod addresses;
+mod file;
+mod list;
 mod ranges;
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
-pub use self::addresses::AddressPermit;
+pub use self::{
+    addresses::AddressPermit,
+    list::{ListEntry, ListFull, NetworkList, Source},
+};
 use self::{
     addresses::{Addresses, Limits},
     ranges::Ranges,
 };
 use super::listener::Connection;
-use crate::config::{AccessConfig, ProxyConfig};
+use crate::config::{AccessConfig, Network, ProxyConfig};
 
 /// Why a connection is turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,13 +55,27 @@ pub enum Denial {
 
 /// Who decides.
 pub struct Access {
+    /// Where the files of lists are.
+    dir: PathBuf,
+    lists: [NetworkList; 2],
     policy: ArcSwap<Policy>,
     addresses: Addresses,
+    /// How often a list has changed.
+    changes: AtomicU64,
+    changed: Notify,
+}
+
+/// One of the two lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListName {
+    /// Who is refused.
+    Block,
+    /// Whose relays are slowed down.
+    Throttle,
 }
 
 /// What the operator asked for.
 struct Policy {
-    blocked: Ranges,
     exempt: Ranges,
     limits: Limits,
 }
@@ -65,20 +91,41 @@ impl Denial {
     }
 }
 
+impl ListName {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Block, Self::Throttle];
+}
+
 impl Access {
-    /// Decides as `config` says. Trusted proxies are not limited: what they bring are many
-    /// clients, each of whom is judged once the proxy has said who it is.
-    pub fn new(config: &AccessConfig, proxies: &ProxyConfig) -> Self {
-        let policy = Policy {
-            blocked: config.blocklist.iter().copied().collect(),
-            exempt: config.exempt.iter().chain(&proxies.trusted).copied().collect(),
-            limits: Limits {
-                connections: config.connections_per_address,
-                rate: config.connection_rate,
-                burst: config.connection_burst,
-            },
+    /// Decides as `config` says, the files that it names looked for in `dir`. Trusted proxies are
+    /// not limited: what they bring are many clients, each of whom is judged once the proxy has
+    /// said who it is.
+    pub fn new(config: &AccessConfig, proxies: &ProxyConfig, dir: &Path) -> Self {
+        let access = Self {
+            dir: dir.to_owned(),
+            lists: Default::default(),
+            policy: ArcSwap::from_pointee(Policy::of(config, proxies)),
+            addresses: Addresses::new(),
+            changes: AtomicU64::new(0),
+            changed: Notify::new(),
         };
-        Self { policy: ArcSwap::from_pointee(policy), addresses: Addresses::new() }
+        access.replace(config, proxies);
+        access
+    }
+
+    /// Decides as another configuration says from now on. What was added to the lists while the
+    /// relay ran stays.
+    pub fn replace(&self, config: &AccessConfig, proxies: &ProxyConfig) {
+        self.policy.store(Policy::of(config, proxies).into());
+        // An empty name is no file, and no folder either.
+        let path = |file: &Path| match file.as_os_str().is_empty() {
+            true => PathBuf::new(),
+            false => self.dir.join(file),
+        };
+        self.list(ListName::Block).configure(&config.blocklist, &path(&config.blocklist_file));
+        let file = path(&config.throttle_list_file);
+        self.list(ListName::Throttle).configure(&config.throttle_list, &file);
+        self.note_change();
     }
 
     /// Lets a connection in, or says why not. To be asked once its `peer` is who it really is, and
@@ -87,7 +134,11 @@ impl Access {
     /// # Errors
     /// When it is to be turned away.
     pub fn admit<S>(&self, connection: &mut Connection<S>) -> Result<(), Denial> {
-        connection.permit.address = self.permit(connection.peer.ip())?;
+        let ip = connection.peer.ip();
+        connection.permit.address = self.permit(ip)?;
+        if let Some(stranger) = connection.permit.stranger() {
+            stranger.comes_from(ip);
+        }
         Ok(())
     }
 
@@ -96,10 +147,10 @@ impl Access {
     /// # Errors
     /// When it is to be turned away.
     pub fn permit(&self, ip: IpAddr) -> Result<AddressPermit, Denial> {
-        let policy = self.policy.load();
-        if policy.blocked.contain(ip) {
+        if self.is_blocked(ip) {
             return Err(Denial::Blocked);
         }
+        let policy = self.policy.load();
         if !policy.limits.exist() || policy.exempt.contain(ip) {
             return Ok(AddressPermit::default());
         }
@@ -114,11 +165,100 @@ impl Access {
 
     /// Whether the operator wants nobody from there.
     pub fn is_blocked(&self, ip: IpAddr) -> bool {
-        self.policy.load().blocked.contain(ip)
+        self.list(ListName::Block).contains(ip)
+    }
+
+    /// Whether the operator wants relays with a leg from there to be slow.
+    pub fn is_throttled(&self, ip: IpAddr) -> bool {
+        self.list(ListName::Throttle).contains(ip)
+    }
+
+    /// One of the lists, to be looked at.
+    pub fn list(&self, name: ListName) -> &NetworkList {
+        &self.lists[name as usize]
+    }
+
+    /// Puts a network on a list, for a time or until the relay is started anew.
+    ///
+    /// # Errors
+    /// When too many were added already.
+    pub fn add(
+        &self,
+        name: ListName,
+        network: Network,
+        lasts: Option<Duration>,
+    ) -> Result<(), ListFull> {
+        // A time beyond what the clock counts to is for good.
+        let lapses = lasts.and_then(|lasts| Instant::now().checked_add(lasts));
+        self.list(name).add(network, lapses)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// Takes back what was added to a list; whether it was.
+    pub fn remove(&self, name: ListName, network: Network) -> bool {
+        let was_added = self.list(name).remove(network);
+        self.note_change();
+        was_added
+    }
+
+    /// Takes back everything that was added to a list: how many.
+    pub fn remove_all(&self, name: ListName) -> usize {
+        let removed = self.list(name).remove_all();
+        self.note_change();
+        removed
+    }
+
+    /// Takes off the lists what has lapsed; to be called every second.
+    pub fn lapse(&self) {
+        let now = Instant::now();
+        for list in &self.lists {
+            if list.lapse(now) {
+                self.note_change();
+            }
+        }
+    }
+
+    /// Reads the lists' files again; to be called every few seconds, by a thread that may wait.
+    pub fn read_files(&self) {
+        for list in &self.lists {
+            if list.read_file() {
+                self.note_change();
+            }
+        }
+    }
+
+    /// How often a list has changed: for who looks whether one has.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Waits for a change of a list. One that comes between two calls is missed: look at
+    /// [`Access::changes`] now and then.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+        self.changed.notify_waiters();
     }
 
     /// Forgets the addresses that there is nothing to be kept of; to be called every few seconds.
     pub fn sweep(&self) {
         self.addresses.sweep();
+    }
+}
+
+impl Policy {
+    fn of(config: &AccessConfig, proxies: &ProxyConfig) -> Self {
+        Self {
+            exempt: config.exempt.iter().chain(&proxies.trusted).copied().collect(),
+            limits: Limits {
+                connections: config.connections_per_address,
+                rate: config.connection_rate,
+                burst: config.connection_burst,
+            },
+        }
     }
 }

@@ -6,10 +6,11 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     task::Poll,
 };
@@ -38,10 +39,25 @@ struct Line {
 pub struct Stranger {
     strangers: Arc<Strangers>,
     number: u64,
+    /// Whence it comes, if somebody has asked; a proxy's word can change it.
+    ip: Mutex<Option<IpAddr>>,
     /// Set under the lock of the line, and only for those that stand in it.
-    displaced: AtomicBool,
+    fate: AtomicU8,
     task: AtomicWaker,
 }
+
+/// Why a stranger must go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SentAway {
+    /// There was no room for one more, and it was the oldest.
+    Displaced,
+    /// Nobody from there is wanted any more.
+    TurnedOut,
+}
+
+const STAYS: u8 = 0;
+const DISPLACED: u8 = 1;
+const TURNED_OUT: u8 = 2;
 
 impl Strangers {
     /// Puts somebody at the end of the line.
@@ -52,7 +68,8 @@ impl Strangers {
         let stranger = Arc::new(Stranger {
             strangers: Arc::clone(self),
             number,
-            displaced: AtomicBool::new(false),
+            ip: Mutex::default(),
+            fate: AtomicU8::new(STAYS),
             task: AtomicWaker::new(),
         });
         line.waiting.insert(number, Arc::clone(&stranger));
@@ -67,11 +84,26 @@ impl Strangers {
         }
         let mut line = self.line();
         let Some((_, oldest)) = line.waiting.pop_first() else { return false };
-        oldest.displaced.store(true, Ordering::Release);
+        oldest.fate.store(DISPLACED, Ordering::Release);
         self.leaving.fetch_add(1, Ordering::Relaxed);
         drop(line);
         oldest.task.wake();
         true
+    }
+
+    /// Turns out all that come from where `is_unwanted` says.
+    pub fn turn_out(&self, is_unwanted: impl Fn(IpAddr) -> bool) {
+        let mut line = self.line();
+        let out =
+            line.waiting.extract_if(.., |_, stranger| stranger.ip().is_some_and(&is_unwanted));
+        let out: Vec<_> = out.map(|(_, stranger)| stranger).collect();
+        for stranger in &out {
+            stranger.fate.store(TURNED_OUT, Ordering::Release);
+        }
+        drop(line);
+        for stranger in out {
+            stranger.task.wake();
+        }
     }
 
     /// How many stand in the line.
@@ -91,37 +123,53 @@ impl Strangers {
 }
 
 impl Stranger {
+    /// Says whence it comes.
+    pub fn comes_from(&self, ip: IpAddr) {
+        *self.ip() = Some(ip);
+    }
+
     /// It has said who it is and gives way no more; `false` when it had to already. Both are
     /// decided under one lock: nobody is displaced that was let in.
     pub fn is_let_in(&self) -> bool {
         let left = self.strangers.line().waiting.remove(&self.number);
-        left.is_some() || !self.is_displaced()
+        left.is_some() || self.fate().is_none()
     }
 
-    /// Drives what is done for it; `None`, and `work` dropped, once it must give way.
-    pub async fn unless_displaced<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// Drives what is done for it.
+    ///
+    /// # Errors
+    /// When it must go: `work` is dropped then.
+    pub async fn unless_sent_away<T>(&self, work: impl Future<Output = T>) -> Result<T, SentAway> {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| {
             self.task.register(cx.waker());
-            if self.is_displaced() {
-                return Poll::Ready(None);
+            if let Some(why) = self.fate() {
+                return Poll::Ready(Err(why));
             }
-            work.as_mut().poll(cx).map(Some)
+            work.as_mut().poll(cx).map(Ok)
         })
         .await
     }
 
     /// Ends its stay; whether its place had gone to somebody else before.
     pub(super) fn leave(&self) -> bool {
-        let was_displaced = !self.is_let_in();
+        let was_displaced = !self.is_let_in() && self.fate() == Some(SentAway::Displaced);
         if was_displaced {
             self.strangers.leaving.fetch_sub(1, Ordering::Relaxed);
         }
         was_displaced
     }
 
-    fn is_displaced(&self) -> bool {
-        self.displaced.load(Ordering::Acquire)
+    fn fate(&self) -> Option<SentAway> {
+        match self.fate.load(Ordering::Acquire) {
+            DISPLACED => Some(SentAway::Displaced),
+            TURNED_OUT => Some(SentAway::TurnedOut),
+            _ => None,
+        }
+    }
+
+    fn ip(&self) -> MutexGuard<'_, Option<IpAddr>> {
+        self.ip.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,7 +209,7 @@ mod tests {
         let (held, mut gone) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             stranger
-                .unless_displaced(async {
+                .unless_sent_away(async {
                     let _held = held;
                     std::future::pending::<()>().await;
                 })
@@ -170,8 +218,24 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(gone.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty));
         assert!(strangers.displace_oldest());
-        assert_eq!(task.await.unwrap(), None);
+        assert_eq!(task.await.unwrap(), Err(SentAway::Displaced));
         assert!(gone.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
+    }
+
+    #[test]
+    fn those_that_are_not_wanted_go_and_nobody_else_gets_their_place() {
+        let strangers = Arc::new(Strangers::default());
+        let [first, second, third] = [1, 2, 3].map(|n| {
+            let stranger = strangers.enter();
+            stranger.comes_from([192, 0, 2, n].into());
+            stranger
+        });
+        let nameless = strangers.enter();
+        assert!(second.is_let_in());
+        strangers.turn_out(|ip| ip != IpAddr::from([192, 0, 2, 3]));
+        assert!(!first.is_let_in() && second.is_let_in() && third.is_let_in());
+        assert!(nameless.is_let_in(), "nobody has asked whence it comes");
+        assert!([first, second, third, nameless].iter().all(|one| !one.leave()));
     }
 
     /// Either it is let in or it gives way, whichever threads ask.

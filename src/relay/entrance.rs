@@ -23,12 +23,12 @@ use crate::{
     key_ring::Grant,
     metrics::Metrics,
     net::{
-        access::Access,
+        access::{Access, Denial},
         first_message,
         leg::{Arriving, Leg},
         listener::Connection,
         refusals::Refusals,
-        strangers::Stranger,
+        strangers::{SentAway, Stranger},
         stream::{PlainStream, Stream},
     },
     wire::{Transport, rendezvous::Hello},
@@ -146,15 +146,18 @@ impl Entrance {
     }
 
     /// Drives what is done for a connection that has to be waited for, and drops it when the
-    /// connection gives way to another.
-    pub async fn unless_displaced(
+    /// connection gives way to another, or nobody is wanted any more from where it comes.
+    pub async fn unless_sent_away(
         &self,
         stranger: &Stranger,
         peer: SocketAddr,
         work: impl Future<Output = ()>,
     ) {
-        if stranger.unless_displaced(work).await.is_none() {
-            self.displaced(peer);
+        stranger.comes_from(peer.ip());
+        match stranger.unless_sent_away(work).await {
+            Ok(()) => {}
+            Err(SentAway::Displaced) => self.displaced(peer),
+            Err(SentAway::TurnedOut) => self.deny(peer, Denial::Blocked),
         }
     }
 
@@ -170,6 +173,11 @@ impl Entrance {
 
     fn max_first_frame(&self) -> usize {
         self.limits.get().max_first_frame.get()
+    }
+
+    /// Counts and logs a connection that is not let in because of its address.
+    pub fn deny(&self, peer: SocketAddr, denial: Denial) {
+        self.refuse(peer, denial.label(), &denial);
     }
 
     /// Counts and logs a connection that does not become a leg.

@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     future::{Ready, ready},
     hash::BuildHasher as _,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -256,6 +256,17 @@ impl WaitingRoom {
         drop(shard);
         for (uuid, waiting, reason) in left {
             self.left(&uuid, waiting, reason);
+        }
+    }
+
+    /// Turns out the legs that come from where `is_unwanted` says.
+    pub fn turn_out(&self, is_unwanted: impl Fn(IpAddr) -> bool) {
+        for shard in &self.shards {
+            let unwanted = |waiting: &Waiting| is_unwanted(waiting.leg.peer().ip());
+            let out: Vec<_> = lock(shard).extract_if(|_, waiting| unwanted(waiting)).collect();
+            for (uuid, waiting) in out {
+                self.left(&uuid, waiting, "blocked");
+            }
         }
     }
 

@@ -80,6 +80,7 @@ fn record(refusal: &RelayError, peer: SocketAddr, uuid: &RelayUuid) {
         RelayError::Denied(denied) => {
             tracing::warn!(%uuid, reason = denied.label(), "Relay refused for {peer}: {denied}");
         }
+        RelayError::Blocked => tracing::info!(%uuid, "{} blocked", peer.ip()),
         RelayError::WaitingRoomFull => {
             tracing::warn!(
                 %uuid,

@@ -3,9 +3,11 @@
 //! A relay is in the registry from pairing until its [`RelayGuard`] drops, which writes the one
 //! closing record, whatever ended it. The bytes themselves are `splice`'s.
 
+mod closing;
+
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,6 +18,7 @@ use std::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use self::closing::ClosedBy;
 use super::{
     request::{End, LegIndex, Paired, span},
     throttle::{Allowance, Subject, Throttle},
@@ -64,7 +67,7 @@ pub struct ActiveRelay {
     last_activity: AtomicU64,
     /// A child of the gateway's hard token: cancelled with it, or on its own by an operator.
     close: CancellationToken,
-    closed_by_admin: AtomicBool,
+    closed_by: ClosedBy,
     in_bulk: AtomicBool,
     /// How fast it may go.
     allowance: Allowance,
@@ -134,7 +137,7 @@ impl ActiveRelays {
             since: Instant::now(),
             last_activity: AtomicU64::new(0),
             close: self.end_all.child_token(),
-            closed_by_admin: AtomicBool::new(false),
+            closed_by: ClosedBy::default(),
             in_bulk: AtomicBool::new(false),
             allowance: Allowance::default(),
         });
@@ -150,6 +153,16 @@ impl ActiveRelays {
     /// A snapshot, in no order.
     pub fn all(&self) -> Vec<Arc<ActiveRelay>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Ends those with a leg that comes from where `is_unwanted` says.
+    pub fn turn_out(&self, is_unwanted: impl Fn(IpAddr) -> bool) {
+        for relay in self.all() {
+            if relay.legs.iter().any(|leg| is_unwanted(leg.address.ip())) {
+                relay.closed_by.block();
+                relay.close.cancel();
+            }
+        }
     }
 
     /// How many there are.
@@ -260,13 +273,13 @@ impl ActiveRelay {
 
     /// Ends it, as an operator's act.
     pub fn close(&self) {
-        self.closed_by_admin.store(true, Ordering::Relaxed);
+        self.closed_by.admin();
         self.close.cancel();
     }
 
     /// Who cancelled [`ActiveRelay::closing`].
     pub fn closed_by(&self) -> End {
-        if self.closed_by_admin.load(Ordering::Relaxed) { End::Admin } else { End::Draining }
+        self.closed_by.end()
     }
 
     /// Cancelled when the relay must end: by an operator, or because the gateway does.

@@ -77,6 +77,8 @@ pub enum End {
     WebSocketProtocol(LegIndex),
     /// An operator closed it.
     Admin,
+    /// An operator blocked the address of a leg.
+    Blocked,
     /// The gateway went down.
     Draining,
     /// The task ended without saying why: a fault of ours.
@@ -101,6 +103,9 @@ pub enum RelayError {
     /// Its key is, or was, one of ours, and grants nothing now.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// Its address was blocked while it said who it is.
+    #[error("its address is blocked")]
+    Blocked,
     /// No more legs may wait.
     #[error("the waiting room is full")]
     WaitingRoomFull,
@@ -142,6 +147,7 @@ impl End {
             Self::MessageTooLong(_) => "message_too_long",
             Self::WebSocketProtocol(_) => "websocket_protocol",
             Self::Admin => "admin",
+            Self::Blocked => "blocked",
             Self::Draining => "draining",
             Self::Aborted => "aborted",
         }
@@ -155,7 +161,7 @@ impl End {
             | Self::WriteTimeout(leg)
             | Self::MessageTooLong(leg)
             | Self::WebSocketProtocol(leg) => Some(leg),
-            Self::Idle | Self::Admin | Self::Draining | Self::Aborted => None,
+            Self::Idle | Self::Admin | Self::Blocked | Self::Draining | Self::Aborted => None,
         }
     }
 }
@@ -204,6 +210,7 @@ impl RelayError {
         match self {
             Self::Key(fault) => fault.label(),
             Self::Denied(denied) => denied.label(),
+            Self::Blocked => "blocked",
             Self::WaitingRoomFull => "waiting_room_full",
             Self::Draining => "draining",
             Self::Io(_) => "io",

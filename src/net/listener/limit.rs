@@ -1,0 +1,167 @@
+//! How many connections may be open, and the place that each has among them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::Connection;
+use crate::{
+    metrics::Metrics,
+    net::{
+        access::AddressPermit,
+        refusals::Refusals,
+        strangers::{Stranger, Strangers},
+        stream::PlainStream,
+    },
+};
+
+/// How many connections may be open, and how many are; and who gives way to one more.
+pub struct ConnectionLimit {
+    max: Arc<AtomicUsize>,
+    /// What this door has beyond the others'.
+    reserve: usize,
+    open: Arc<AtomicUsize>,
+    strangers: Arc<Strangers>,
+    /// Those of others, that give way before its own do.
+    lesser: Option<Arc<Strangers>>,
+    pub(super) metrics: Arc<Metrics>,
+    refusals: Arc<Refusals>,
+}
+
+/// One of the connections that may be open; given back when dropped.
+pub struct ConnectionPermit {
+    all: Arc<ConnectionLimit>,
+    /// Its place among those of its address.
+    pub address: AddressPermit,
+    /// Until it has said who it is, if that had to be waited for.
+    stranger: Option<Arc<Stranger>>,
+}
+
+impl ConnectionLimit {
+    /// Room for `max` connections.
+    pub fn new(max: usize, metrics: Arc<Metrics>, refusals: Arc<Refusals>) -> Arc<Self> {
+        let max = Arc::new(AtomicUsize::new(max));
+        let (open, strangers) = (Arc::default(), Arc::default());
+        Arc::new(Self { max, reserve: 0, open, strangers, lesser: None, metrics, refusals })
+    }
+
+    /// The same connections, and room for `more` of them: for listeners that must answer when the
+    /// others are full. The others' strangers give way to theirs, and theirs to nobody else's.
+    pub fn with_reserve(&self, more: usize) -> Arc<Self> {
+        Arc::new(Self {
+            max: Arc::clone(&self.max),
+            reserve: self.reserve.saturating_add(more),
+            open: Arc::clone(&self.open),
+            strangers: Arc::default(),
+            lesser: Some(Arc::clone(&self.strangers)),
+            metrics: Arc::clone(&self.metrics),
+            refusals: Arc::clone(&self.refusals),
+        })
+    }
+
+    /// Makes room for `max` from here on. Those that are open stay, however many they are.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed).saturating_add(self.reserve)
+    }
+
+    /// How many are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Lets the oldest stranger give way, so that its place is free; `false` when nobody can.
+    pub(super) fn make_room(&self) -> bool {
+        let mut lines = self.lesser.iter().chain([&self.strangers]);
+        let has_room = lines.any(|strangers| strangers.displace_oldest());
+        if has_room {
+            self.closed();
+        }
+        has_room
+    }
+
+    fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.connections_open.decrement(1.0);
+    }
+
+    /// Turns out those that have not said who they are, and come from where `is_unwanted` says.
+    pub fn turn_out(&self, is_unwanted: impl Fn(IpAddr) -> bool) {
+        self.strangers.turn_out(is_unwanted);
+    }
+
+    /// Counts a connection in, if there is room for it, or somebody who gives way to it.
+    pub fn admit(
+        self: &Arc<Self>,
+        socket: PlainStream,
+        peer: SocketAddr,
+    ) -> Option<Connection<PlainStream>> {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        // Counted first: `permit` gives its place back also when there was none.
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connections_open.increment(1.0);
+        let (all, address) = (Arc::clone(self), AddressPermit::default());
+        let permit = ConnectionPermit { all, address, stranger: None };
+        let max = self.max();
+        if before >= max && !self.make_room() {
+            let why = format_args!(
+                "{max} connections are open; raise front_door.max_connections, and ulimit -n, if this is no flood"
+            );
+            self.refusals.refuse(peer, "connection_limit", &why);
+            return None;
+        }
+        if !inherits_options() {
+            // Only latency is at stake, so a refusal is no reason to close.
+            let _ = socket.set_nodelay(true);
+        }
+        Some(Connection { socket, peer, permit })
+    }
+}
+
+impl ConnectionPermit {
+    /// The connection has to be waited for: from here on it may have to give way.
+    pub fn wait(&mut self) -> Arc<Stranger> {
+        Arc::clone(self.stranger.get_or_insert_with(|| self.all.strangers.enter()))
+    }
+
+    /// Who has to be waited for.
+    pub const fn stranger(&self) -> Option<&Arc<Stranger>> {
+        self.stranger.as_ref()
+    }
+
+    /// It has said who it is; `false` when it had to give way before.
+    pub fn let_in(&mut self) -> bool {
+        let let_in = self.stranger.as_ref().is_none_or(|stranger| stranger.is_let_in());
+        if let_in {
+            self.stranger = None;
+        }
+        let_in
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        let was_displaced = self.stranger.as_ref().is_some_and(|stranger| stranger.leave());
+        // The place of who gave way was given to another.
+        if !was_displaced {
+            self.all.closed();
+        }
+    }
+}
+
+impl std::fmt::Debug for ConnectionPermit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ConnectionPermit")
+    }
+}
+
+const fn inherits_options() -> bool {
+    cfg!(target_os = "linux")
+}
