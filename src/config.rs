@@ -55,6 +55,7 @@ pub use self::{
     proxy::{ForwardingHeader, ProxyConfig, ProxyProtocol},
     relay::RelayConfig,
     shutdown::ShutdownConfig,
+    tables::is_label,
     threads::{ThreadCount, ThreadsConfig},
     units::{BitRate, Duration, Expiry, Secret, Size},
 };

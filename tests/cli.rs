@@ -375,6 +375,7 @@ fn relays_are_listed_shown_and_closed() {
     says(&shown, &["target id", "123456789", "second leg", "age", "idle", "moved"]);
     assert_eq!(server.relays(&["show", uuid, "--json"]).json()["uuid"], uuid);
 
+    assert_eq!(server.relays(&["list", "--key", "office"]).well(), "0 of 0 relays\n");
     let closed = server.relays(&["close", uuid]).well();
     says(&closed, &[r"closed 1 relay with the uuid what\u{20}a/client"]);
     assert_eq!(first.read(&mut [0]).unwrap(), 0);
@@ -509,24 +510,47 @@ fn check_fails_where_serve_would() {
         ("admin.token_file = 'gone'", &["cannot read the admin token file", "gone"]),
         ("admin.token_file = 'empty'", &["the admin token file", "fewer than 16"]),
         ("key_file = 'gone'\nadmin.token_file = 'gone'", &["the key file", "the admin token file"]),
+        ("keys_file = 'gone'", &["gone: the file of keys cannot be read: No such file"]),
+        ("keys_file = 'empty'", &["the file of keys empty holds none", "unset keys_file"]),
+        (
+            "[[keys]]\nlabel = 'a'\nkey = 'swordfish'\n[[keys]]\nlabel = 'b'\nkey = 'swordfish'",
+            &["the keys \"a\" and \"b\" are the same one"],
+        ),
+        (
+            "[[keys]]\nlabel = 'a'\nkey_file = 'gone'",
+            &["the key \"a\" is not", "read the key file"],
+        ),
+        ("usage_file = 'empty'", &["empty does not hold the keys' traffic", "move it away"]),
         ("kee = 'a'", &["config.toml: kee: unknown key: did you mean key?"]),
     ] {
         fs::write(dir.path().join("config.toml"), toml).unwrap();
-        run_in(dir.path(), &["check"]).badly(parts);
+        let said = run_in(dir.path(), &["check"]).badly(parts);
+        assert!(!said.contains("swordfish"), "{said}");
         let serve = ["--listen", "127.0.0.1:0"];
         assert_eq!(run_in(dir.path(), &serve).code, Some(1), "serving with {toml}");
     }
 }
 
 #[test]
+fn check_warns_of_a_key_that_has_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[[keys]]\nlabel = 'a'\nkey = 'b'\nexpires = 2020-01-01";
+    fs::write(dir.path().join("config.toml"), config).unwrap();
+    let checked = run_in(dir.path(), &["check"]);
+    assert_eq!(checked.stderr, "warning: the key \"a\" has expired: it lets nobody in\n");
+    checked.well();
+}
+
+#[test]
 fn check_makes_no_key_pair() {
     let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.toml"), "usage_file = 'usage.json'").unwrap();
     for sign in ["_", "-"] {
         let ended = run_in(dir.path(), &["check", "-k", sign]);
         says(&ended.stderr, &["warning: there is no id_ed25519", "will be made"]);
         ended.well();
     }
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the configuration alone");
     fs::write(dir.path().join("id_ed25519"), "not a key").unwrap();
     run_in(dir.path(), &["check", "-k", "_"]).badly(&["id_ed25519 is not base64", "restore it"]);
 }
@@ -551,6 +575,19 @@ fn keygen_writes_a_private_pair_once() {
     assert!(!refused.contains(&secret));
     assert_eq!(fs::read_to_string(dir.path().join("id_ed25519")).unwrap(), secret);
     assert_eq!(fs::read_to_string(dir.path().join("id_ed25519.pub")).unwrap(), public);
+}
+
+#[test]
+fn keygen_prints_a_table_that_the_configuration_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = run_in(dir.path(), &["keygen", "--print", "--label", "office"]).well();
+    let (_, table) = said.split_once("\n\n").expect("a table");
+    fs::write(dir.path().join("config.toml"), table).unwrap();
+    let checked = run_in(dir.path(), &["check"]).well();
+    says(&checked, &["[[keys]] # from config.toml\n", "label = \"office\"\n"]);
+    let refused = run_anywhere(&["keygen", "--label", "two words"]);
+    says(&refused.stderr, &["a label is 1 to 64 letters"]);
+    assert_eq!(refused.code, Some(2));
 }
 
 // --- help ---

@@ -7,7 +7,11 @@ use std::{
 };
 
 use super::{Settings, tell};
-use crate::{config::Config, gateway::read_token, key_ring::Keys};
+use crate::{
+    config::Config,
+    gateway::read_token,
+    key_ring::{Keys, UsageFile},
+};
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let loaded = settings.load()?;
@@ -29,11 +33,21 @@ fn check_files(config: &Config, dir: &Path) -> ExitCode {
         Ok(keys) if keys.needs_pair() => eprintln!(
             "warning: there is no id_ed25519 in the working directory yet: a key pair will be made there at start"
         ),
-        Ok(_) => {}
+        Ok(keys) => {
+            for label in keys.expired() {
+                eprintln!("warning: the key {label:?} has expired: it lets nobody in");
+            }
+        }
         Err(error) => {
             tell(&error.into());
             done = ExitCode::FAILURE;
         }
+    }
+    if !config.usage_file.as_os_str().is_empty()
+        && let Err(error) = UsageFile::check(&dir.join(&config.usage_file))
+    {
+        tell(&error.into());
+        done = ExitCode::FAILURE;
     }
     if let Err(error) = read_token(config, dir) {
         tell(&error.into());

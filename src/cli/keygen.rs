@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use crate::key::KeyPair;
+use crate::{config::is_label, key::KeyPair};
 
 #[derive(Debug, Args)]
 pub(super) struct Keygen {
@@ -14,6 +14,14 @@ pub(super) struct Keygen {
     /// Print both halves instead of writing them.
     #[arg(long)]
     print: bool,
+    /// Print the [[keys]] table too that lets clients with this key in, under this label.
+    #[arg(long, value_name = "LABEL", value_parser = label)]
+    label: Option<String>,
+}
+
+fn label(text: &str) -> Result<String, &'static str> {
+    let what = "a label is 1 to 64 letters, digits, dots, dashes and underscores";
+    is_label(text).then(|| text.to_owned()).ok_or(what)
 }
 
 impl Keygen {
@@ -26,7 +34,12 @@ impl Keygen {
             pair.store(&self.dir)?;
             println!("wrote id_ed25519 and id_ed25519.pub to {}", self.dir.display());
             println!("public key (for clients): {}", pair.public);
-            println!("serve with it: mini_rust_desk_relay_server -k _");
+            if self.label.is_none() {
+                println!("serve with it: mini_rust_desk_relay_server -k _");
+            }
+        }
+        if let Some(label) = self.label {
+            println!("\n[[keys]]\nlabel = \"{label}\"\nkey = \"{}\"", pair.public);
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -141,7 +141,7 @@ fn licence_key(key: Option<String>, config: Option<PathBuf>) -> anyhow::Result<Z
                     "the configuration, which has the key, is not valid (-k KEY does without)",
                 )?
                 .config;
-            Keys::read(&config, here)?.first()
+            Keys::read(&config, here)?.for_a_probe()
         }
     };
     match setting {

@@ -105,6 +105,9 @@ struct Filter {
     /// Only relays with a leg from this address.
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
+    /// Only relays with a leg whose key has this label.
+    #[arg(long, value_name = "LABEL")]
+    key: Option<String>,
     /// age, idle, bytes, rate, uuid or target_id; with - before it the largest first, as in
     /// --sort=-rate [default: age, the youngest first]
     #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
@@ -181,6 +184,7 @@ impl Filter {
             ("connection_type", self.connection_type.clone()),
             ("transport", self.transport.clone()),
             ("address", self.address.map(|address| address.to_string())),
+            ("key", self.key.clone()),
             ("sort", self.sort.clone()),
             ("limit", number(self.limit)),
             ("offset", number(self.offset)),

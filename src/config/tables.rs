@@ -55,7 +55,7 @@ pub(super) fn whose(list: &str, n: usize, label: Option<&str>) -> String {
 
 /// Whether a text is a label: what cannot be one is not shown, since it may be a key that was
 /// written into the wrong line.
-pub(super) fn is_label(text: &str) -> bool {
+pub fn is_label(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     (1..=64).contains(&text.len()) && text.chars().all(fits)
 }

@@ -61,6 +61,10 @@ impl Terms {
         monthly_traffic: None,
     };
 
+    pub(super) const fn have_quotas(&self) -> bool {
+        self.max_relays.is_some() || self.monthly_traffic.is_some()
+    }
+
     pub(super) fn has_expired(&self, now: impl FnOnce() -> Timestamp) -> bool {
         self.expires.is_some_and(|expires| expires <= now())
     }

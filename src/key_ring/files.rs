@@ -9,6 +9,7 @@ use std::{
     sync::Mutex,
 };
 
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::account::Terms;
@@ -134,16 +135,26 @@ impl Keys {
         matches!(self.single, KeySetting::Open) && self.labelled.is_empty()
     }
 
-    /// One that lets a client in: the single key, or else the first with a label.
-    pub fn first(self) -> KeySetting {
+    /// One that lets a client in, such as a probe: the single key, or else one without quotas that
+    /// a probe could find used up, or else any that has not expired.
+    pub fn for_a_probe(self) -> KeySetting {
+        let now = Timestamp::now();
+        let valid = |key: &&Labelled| !key.terms.has_expired(|| now);
+        let valid: Vec<_> = self.labelled.iter().filter(valid).collect();
+        let free = valid.iter().find(|key| !key.terms.have_quotas()).or(valid.first());
         match self.single {
             KeySetting::Open => {
-                let now = jiff::Timestamp::now;
-                let mut valid = self.labelled.into_iter().filter(|key| !key.terms.has_expired(now));
-                valid.next().map_or(KeySetting::Open, |valid| KeySetting::Key(valid.key))
+                free.map_or(KeySetting::Open, |key| KeySetting::Key(key.key.clone()))
             }
             single => single,
         }
+    }
+
+    /// The labels of those that have expired.
+    pub fn expired(&self) -> Vec<&str> {
+        let now = Timestamp::now();
+        let expired = self.labelled.iter().filter(|key| key.terms.has_expired(|| now));
+        expired.map(|key| key.label.as_str()).collect()
     }
 
     /// Whether a key pair has yet to be made.

@@ -167,6 +167,14 @@ impl Ledger {
 }
 
 impl UsageFile {
+    /// Whether the file at `path` would do. Makes nothing, not even the lock.
+    ///
+    /// # Errors
+    /// When it cannot be read, or holds something else.
+    pub fn check(path: &Path) -> Result<(), UsageError> {
+        Self { path: path.to_owned(), totals: Totals::new() }.read().map(drop)
+    }
+
     /// The file at `path`; one that is not there yet is made when there is something to keep.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ pub(super) struct Relay {
 struct Leg {
     address: String,
     transport: String,
+    /// The label of its key.
+    key: Option<String>,
     sent_bytes: u64,
     sent_bytes_per_second: u64,
 }
@@ -123,7 +125,8 @@ impl Relay {
 
 impl Leg {
     fn place(&self) -> String {
-        format!("{} {}", safe(&self.address), safe(&self.transport))
+        let place = format!("{} {}", safe(&self.address), safe(&self.transport));
+        self.key.as_deref().map_or_else(|| place.clone(), |key| format!("{place} {}", safe(key)))
     }
 
     fn sent(&self) -> String {
