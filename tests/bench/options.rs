@@ -74,6 +74,10 @@ pub(crate) struct Scale {
     pub(crate) reopened: usize,
     /// How long they are watched.
     pub(crate) idle_window: Duration,
+    /// Connections that say little or nothing, held by a process of their own.
+    pub(crate) flood: usize,
+    /// How long honest pairs come beside them.
+    pub(crate) flood_window: Duration,
 }
 
 impl Options {
@@ -81,7 +85,9 @@ impl Options {
     pub(crate) fn scale(&self, descriptors: u64) -> Scale {
         let most = (descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).min(MOST_HELD) as usize;
         let scale = if self.quick { quick(most) } else { full(most) };
+        let flood = scale.flood.min(descriptors.saturating_sub(OTHER_DESCRIPTORS) as usize);
         Scale {
+            flood,
             rounds: self.rounds.map_or(scale.rounds, |rounds| usize::from(rounds.get())),
             pairs: self.pairs.map_or(scale.pairs, NonZeroUsize::get),
             ..scale
@@ -125,6 +131,8 @@ fn quick(most: usize) -> Scale {
         held: most.min(1_000),
         reopened: 3,
         idle_window: Duration::from_secs(1),
+        flood: 4_000,
+        flood_window: Duration::from_secs(4),
     }
 }
 
@@ -141,5 +149,7 @@ fn full(most: usize) -> Scale {
         held: most,
         reopened: 10,
         idle_window: Duration::from_secs(3),
+        flood: 18_000,
+        flood_window: Duration::from_secs(15),
     }
 }

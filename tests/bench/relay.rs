@@ -13,6 +13,7 @@ mod desk;
 mod desktops;
 mod dial;
 mod fairness;
+mod flood;
 mod floor;
 mod flow;
 mod growth;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let done = match &arguments[..] {
         [flag, addr, threads] if flag == "--floor" => floor(addr, threads),
+        [flag, addr, silent, slow] if flag == "--flood" => flood(addr, silent, slow),
         _ if !is_benchmark(&arguments) => {
             // `cargo test --all-targets` runs this too.
             eprintln!("SKIPPED: a benchmark is no test (cargo bench --bench relay)");
@@ -112,6 +114,8 @@ fn workloads(plan: &Plan) -> Vec<Workload> {
         bulk::workload(plan),
         memory::idle(plan),
         memory::waiting(plan),
+        flood::workload(plan),
+        flood::strangers(plan),
         growth::workload(plan),
     ]
 }
@@ -137,6 +141,12 @@ fn tell_variants(plan: &Plan) {
         println!("- `{}` is {}{settings}", variant.name, variant.binary.display());
     }
     println!();
+}
+
+fn flood(addr: &str, silent: &str, slow: &str) -> anyhow::Result<ExitCode> {
+    let flood = flood::Flood { silent: silent.parse()?, slow: slow.parse()? };
+    flood::run(addr.parse()?, flood)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn floor(addr: &str, threads: &str) -> anyhow::Result<ExitCode> {

@@ -184,7 +184,8 @@ impl Subject {
         }
     }
 
-    fn stat(&self, name: &str) -> anyhow::Result<u64> {
+    /// What the relay's own `/api/v1/stats` says.
+    pub(crate) fn stat(&self, name: &str) -> anyhow::Result<u64> {
         let mut leg = Leg::connect(self.addr, Transport::Tcp)?;
         let request = format!(
             "GET /api/v1/stats HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\
