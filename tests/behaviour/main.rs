@@ -37,5 +37,6 @@ mod slow_readers;
 mod strangers;
 mod support;
 mod upgrade;
+mod vanishing;
 mod vectors;
 mod websocket_frames;

@@ -49,6 +49,7 @@ struct Slow {
     /// When to come again, or to say the next byte.
     due: Instant,
     said: usize,
+    has_come: bool,
 }
 
 impl Flood {
@@ -56,7 +57,7 @@ impl Flood {
         self.silent + self.slow
     }
 
-    /// Starts it, and waits until all have connected.
+    /// Starts it, and waits until all have come once.
     pub(crate) fn start(self, addr: SocketAddr) -> anyhow::Result<Running> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--flood")
@@ -88,9 +89,9 @@ pub(crate) fn run(addr: SocketAddr, flood: Flood) -> anyhow::Result<()> {
     end_with_parent();
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     let now = Instant::now();
-    let new = || Slow { socket: None, due: now, said: 0 };
+    let new = || Slow { socket: None, due: now, said: 0, has_come: false };
     let mut all: Vec<_> = (0..flood.count()).map(|_| new()).collect();
-    let mut is_ready = false;
+    let (mut came, mut is_ready) = (0, false);
     let mut events: Vec<Event> = Vec::with_capacity(1024);
     loop {
         let since = Instant::now();
@@ -109,6 +110,8 @@ pub(crate) fn run(addr: SocketAddr, flood: Flood) -> anyhow::Result<()> {
                 Some(_) => {}
                 None if begun < AT_ONCE => {
                     begun += 1;
+                    came += usize::from(!one.has_come);
+                    one.has_come = true;
                     one.socket = Some(connect(addr, &epoll, number)?);
                     one.said = 0;
                     // Spread over the second.
@@ -117,7 +120,7 @@ pub(crate) fn run(addr: SocketAddr, flood: Flood) -> anyhow::Result<()> {
                 None => {}
             }
         }
-        if !is_ready && all.iter().all(|one| one.socket.is_some()) {
+        if !is_ready && came == all.len() {
             is_ready = true;
             println!("ready");
         }
