@@ -29,6 +29,7 @@ mod setting;
 mod shutdown;
 mod tables;
 mod threads;
+mod tls;
 mod toml_file;
 mod units;
 
@@ -57,6 +58,7 @@ pub use self::{
     shutdown::ShutdownConfig,
     tables::is_label,
     threads::{ThreadCount, ThreadsConfig},
+    tls::TlsConfig,
     units::{BitRate, Duration, Expiry, Secret, Size},
 };
 
@@ -81,6 +83,8 @@ pub struct Config {
     pub usage_file: PathBuf,
     /// The front door: first bytes, deadlines, how many connections.
     pub front_door: FrontDoorConfig,
+    /// The certificate for wss and https.
+    pub tls: TlsConfig,
     /// Who stands in front of it.
     pub proxy: ProxyConfig,
     /// Who may come in, and how much one address may have.
@@ -114,6 +118,7 @@ impl Default for Config {
             keys_file: PathBuf::new(),
             usage_file: PathBuf::new(),
             front_door: FrontDoorConfig::default(),
+            tls: TlsConfig::default(),
             proxy: ProxyConfig::default(),
             access: AccessConfig::default(),
             pairing: PairingConfig::default(),
@@ -140,6 +145,7 @@ impl Config {
         keys::validate(&self.keys, self.has_single_key(), rules);
         rules.apart_from(("admin.listen", &self.admin.listen), ("listen", &self.listen));
         self.front_door.validate(rules);
+        self.tls.validate(rules);
         self.proxy.validate(rules);
         self.access.validate(rules);
         self.pairing.validate(rules);

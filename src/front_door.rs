@@ -1,19 +1,15 @@
 //! One connection, from accept on: whose it is and what it speaks is found out, and it is led to
 //! the relay stack or to hyper. Whatever is neither is closed with nothing sent.
 
-use std::{
-    io::Read as _,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+mod tls;
+
+use std::{io::Read as _, pin::pin, sync::Arc};
 
 use axum::Router;
 use bytes::{Buf as _, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
+use self::tls::Hint;
 use crate::{
     config::{Live, ProxyConfig, ProxyProtocol},
     http,
@@ -23,6 +19,7 @@ use crate::{
         proxy_protocol::{self, Introduction, IntroductionError, introduction},
         sniff::{Protocol, identify, read_until},
         stream::{PlainStream, Stream},
+        tls::TlsTerminator,
     },
     relay::entrance::{Arrival, Entrance},
     wire::Transport,
@@ -39,11 +36,22 @@ pub struct FrontDoor {
     pub router: Router,
     /// Who speaks for others.
     pub proxies: Live<ProxyConfig>,
-    /// Whether the hint about TLS was given.
-    pub tls_hinted: AtomicBool,
+    /// What ends TLS, where that is on.
+    pub tls: Arc<TlsTerminator>,
+    tls_hint: Hint,
 }
 
 impl FrontDoor {
+    /// A door to `entrance` and `router`.
+    pub fn new(
+        entrance: Entrance,
+        router: Router,
+        proxies: Live<ProxyConfig>,
+        tls: Arc<TlsTerminator>,
+    ) -> Self {
+        Self { entrance, router, proxies, tls, tls_hint: Hint::new() }
+    }
+
     /// Leads a new connection as far as what it has sent by now allows, without waiting. Most
     /// legs send their first message with the connection, and are through with this; whoever has
     /// to be waited for gets a task.
@@ -107,7 +115,11 @@ impl FrontDoor {
         let waits = match identify(head) {
             Some(Protocol::Relay) => entrance.enter_at_once(connection, head, arrival),
             Some(Protocol::Http) | None => Some(connection),
-            Some(strange) => return self.turn_away(strange, head, arrival),
+            Some(Protocol::Tls) if self.tls.is_on() => Some(connection),
+            Some(strange) => {
+                self.entrance.metrics.connection(strange.label());
+                return self.turn_away(strange, head, arrival);
+            }
         };
         if let Some(connection) = waits {
             let heard = ProxyProtocol::Off;
@@ -150,17 +162,19 @@ impl FrontDoor {
             }
         }
         let read = self.read_until(&mut connection, &mut head, arrival, identify).await;
-        let Some(protocol) = read else { return };
+        let Some(mut protocol) = read else { return };
+        self.entrance.metrics.connection(protocol.label());
+        if protocol == Protocol::Tls && self.tls.is_on() {
+            let ended = Box::pin(self.end_tls(connection, head, arrival)).await;
+            let Some(within) = ended else { return };
+            (connection, head, protocol) = within;
+        }
         match protocol {
             Protocol::Relay => {
-                self.entrance.metrics.connection(protocol.label());
                 let entrance = self.entrance.clone();
                 Box::pin(entrance.enter(connection, head, Transport::Tcp, arrival)).await;
             }
-            Protocol::Http => {
-                self.entrance.metrics.connection(protocol.label());
-                Box::pin(self.http(connection, head, arrival)).await;
-            }
+            Protocol::Http => Box::pin(self.http(connection, head, arrival)).await,
             strange => self.turn_away(strange, &head, arrival),
         }
     }
@@ -210,7 +224,6 @@ impl FrontDoor {
 
     /// Closes a connection that speaks what the relay does not.
     fn turn_away(&self, protocol: Protocol, head: &[u8], arrival: Arrival) {
-        self.entrance.metrics.connection(protocol.label());
         if protocol == Protocol::Tls {
             return self.hint_at_tls(arrival);
         }
@@ -279,16 +292,6 @@ impl FrontDoor {
         let served = http::serve(connection, head, router, arrival, proxies, patience, stop);
         if let Err(fault) = served.await {
             self.entrance.refuse(arrival.peer, fault.label(), &fault);
-        }
-    }
-
-    fn hint_at_tls(&self, arrival: Arrival) {
-        self.entrance.refuse(arrival.peer, "tls", &"it speaks TLS");
-        if !self.tls_hinted.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "{} speaks TLS, which this relay does not: for wss and https put a proxy that ends TLS in front of it (this is said once)",
-                arrival.peer
-            );
         }
     }
 }

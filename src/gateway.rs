@@ -1,6 +1,7 @@
 //! The composition root: everything is made and plugged together here, and run until it has
 //! drained.
 
+mod admin_door;
 mod capacity;
 mod control;
 mod keys;
@@ -13,7 +14,7 @@ mod service;
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use self::{
+    admin_door::AdminDoor,
     capacity::connection_limit,
     light::{Light, accept},
     reload::Rooms,
@@ -44,18 +46,14 @@ use crate::{
     net::{
         access::Access,
         inherited::{Inherited, Purpose},
-        listener::{Connection, ListenError, Listener},
+        listener::{ListenError, Listener},
         liveness::Liveness,
         refusals::Refusals,
-        stream::{PlainStream, Stream},
+        tls::files::{CertificateFiles, TlsError},
     },
     relay::{
-        self, Parts,
-        entrance::{Arrival, Entrance},
-        pairing::WaitingRoom,
-        plane::BulkPlane,
-        registry::ActiveRelays,
-        throttle::Throttle,
+        self, Parts, entrance::Entrance, pairing::WaitingRoom, plane::BulkPlane,
+        registry::ActiveRelays, throttle::Throttle,
     },
     service_manager,
     shutdown::Shutdown,
@@ -90,6 +88,9 @@ pub enum GatewayError {
     /// The admin token is not to be had.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The certificate for TLS is not to be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A constant of ours was refused.
     #[error("the metrics cannot be set up")]
     Metrics(#[from] BuildError),
@@ -102,6 +103,7 @@ pub struct Gateway {
     shared: Vec<Vec<Listener>>,
     admin_listeners: Vec<Listener>,
     door: Arc<FrontDoor>,
+    certificates: Arc<CertificateFiles>,
     admin_router: Router,
     admin: Arc<AdminState>,
     generated_token: Option<Secret>,
@@ -139,6 +141,7 @@ impl Gateway {
             None => draw_token().map(|token| (token.clone(), Some(token)))?,
         };
         let token = Arc::new(BearerToken::new(token));
+        let certificates = CertificateFiles::show(&config.tls, dir, Arc::clone(&metrics))?;
         let mut bind = |addrs: &[SocketAddr], purpose| {
             let liveness = Liveness::of(&config.relay);
             Listener::inherit_or_bind(addrs, purpose, &mut inherited, liveness)
@@ -160,6 +163,7 @@ impl Gateway {
             access: Arc::clone(&parts.access),
             ring: Arc::clone(&parts.ring),
             token: Arc::clone(&token),
+            certificates: Arc::clone(&certificates),
             connections: Arc::clone(&connections),
             listeners: Mutex::new(share(&listeners)?),
         };
@@ -178,7 +182,8 @@ impl Gateway {
             listeners,
             shared: shared?,
             admin_listeners,
-            door: Arc::new(open_door(front_door, &parts, &admin, &legs, with_admin)),
+            door: Arc::new(open_door(front_door, &parts, &admin, &certificates, with_admin)),
+            certificates,
             admin_router: http::admin_only(&admin),
             admin,
             generated_token,
@@ -230,6 +235,7 @@ impl Gateway {
         let throttle = Arc::clone(&admin.parts.throttle);
         let hard = shutdown.hard().clone();
         tracker.spawn(async move { throttle.serve_until(hard).await });
+        tracker.spawn(self.certificates.watch_until(shutdown.hard().clone()));
         tracker.spawn(sample(admin.parts.clone(), Arc::clone(&admin.exposition), shutdown.clone()));
         let pulse = Pulse::new(1 + shared.len());
         tracker.spawn(pulse.clone().watch(shutdown.hard().clone()));
@@ -258,7 +264,12 @@ impl Gateway {
         for listener in admin_listeners {
             // Until the very end: somebody may want to see how the drain goes.
             let stop = shutdown.hard().clone();
-            let serve = serve_admin(&self.admin_router, &door, &shutdown);
+            let admin_door = AdminDoor {
+                router: self.admin_router.clone(),
+                door: Arc::clone(&door),
+                shutdown: shutdown.clone(),
+            };
+            let serve = move |connection| admin_door.open(connection);
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
             tracker.spawn(accept(listener, stop, limit, serve));
         }
@@ -325,7 +336,7 @@ fn open_door(
     limits: Live<FrontDoorConfig>,
     parts: &Parts,
     admin: &Arc<AdminState>,
-    legs: &TaskTracker,
+    certificates: &CertificateFiles,
     with_admin: bool,
 ) -> FrontDoor {
     let entrance = Entrance {
@@ -337,45 +348,15 @@ fn open_door(
         limits,
         legs: parts.legs.clone(),
     };
-    let upgrades = Upgrades { entrance: entrance.clone(), tracker: legs.clone() };
+    let upgrades = Upgrades { entrance: entrance.clone(), tracker: parts.legs.clone() };
     let router = http::front_door(upgrades, admin, with_admin);
-    let proxies = parts.proxies.clone();
-    FrontDoor { entrance, router, proxies, tls_hinted: AtomicBool::new(false) }
+    let tls = Arc::clone(certificates.terminator());
+    FrontDoor::new(entrance, router, parts.proxies.clone(), tls)
 }
 
 /// The same sockets once more.
 fn share(listeners: &[Listener]) -> Result<Vec<Listener>, ListenError> {
     listeners.iter().map(Listener::share).collect()
-}
-
-fn serve_admin(
-    router: &Router,
-    door: &FrontDoor,
-    shutdown: &Shutdown,
-) -> impl Fn(Connection<PlainStream>) + use<> {
-    let (router, shutdown) = (router.clone(), shutdown.clone());
-    let (limits, proxies) = (door.entrance.limits.clone(), door.proxies.clone());
-    move |mut connection: Connection<PlainStream>| {
-        let patience = limits.get().first_frame_timeout.get();
-        let accepted = Instant::now();
-        let deadline = accepted + patience;
-        let arrival = Arrival { peer: connection.peer, accepted, deadline };
-        let (router, proxies) = (router.clone(), proxies.clone());
-        let stop = shutdown.hard().clone();
-        let stranger = connection.permit.wait();
-        let served = async move {
-            let head = bytes::Bytes::new();
-            let Ok(connection) = connection.map_socket(Stream::plain) else { return };
-            // The front door's figures are about its clients; who comes here is the operator's.
-            if let Err(fault) =
-                http::serve(connection, head, router, arrival, proxies, patience, &stop).await
-            {
-                tracing::debug!("admin connection from {}: {fault}", arrival.peer);
-            }
-        };
-        let served = Box::pin(served);
-        shutdown.tracker().spawn(async move { stranger.unless_sent_away(served).await });
-    }
 }
 
 async fn sample(parts: Parts, exposition: Arc<Exposition>, shutdown: Shutdown) {

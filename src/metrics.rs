@@ -4,12 +4,13 @@
 //! can run in one process, and every series exists from the start, at zero.
 
 mod keys;
+mod tls;
 
 use metrics::{Counter, Gauge, Histogram, Unit, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 use metrics_process::Collector;
 
-pub use self::keys::KeyFigures;
+pub use self::{keys::KeyFigures, tls::Tls};
 use crate::{key::KeyFault, wire::Transport};
 
 /// Why a connection or a leg is refused, apart from wrong keys.
@@ -27,6 +28,7 @@ pub const REJECTIONS: &[&str] = &[
     "proxy_header_missing",
     "forwarding_headers",
     "tls",
+    "tls_handshake",
     "frame_too_long",
     "malformed",
     "not_a_relay_request",
@@ -99,6 +101,8 @@ pub struct Metrics {
     pub first_frame: Histogram,
     /// How long the first leg of a pair had waited, in seconds.
     pub wait: Histogram,
+    /// TLS, and the certificate for it.
+    pub tls: Tls,
     duration: Histogram,
     connections: Labelled<Counter>,
     rejected: Labelled<Counter>,
@@ -186,6 +190,7 @@ impl Metrics {
                 "From accept to a complete first message",
             ),
             wait: seconds("relay_wait_seconds", "How long the first leg of a pair had waited"),
+            tls: Tls::register(),
             duration: seconds("relay_duration_seconds", "How long relays lasted, from pairing on"),
             connections: counters(
                 "relay_connections_total",

@@ -15,4 +15,5 @@ pub mod rewind;
 pub mod sniff;
 pub mod strangers;
 pub mod stream;
+pub mod tls;
 pub mod write_deadline;

@@ -42,6 +42,8 @@ const KEYS: &[Key] = &[
     key!(Live keys_file),
     // What is used of the keys would have two places.
     key!(Restart usage_file),
+    key!(Live tls.cert),
+    key!(Live tls.key),
     key!(Live proxy.trusted),
     key!(Live proxy.protocol),
     key!(Live proxy.headers),

@@ -26,6 +26,7 @@ use crate::{
         access::Access,
         listener::{ConnectionLimit, Listener},
         liveness::Liveness,
+        tls::files::{self, CertificateFiles},
     },
     relay::{registry::ActiveRelays, throttle::Throttle},
     service_manager,
@@ -58,6 +59,7 @@ pub(super) struct Rooms {
     pub(super) access: Arc<Access>,
     pub(super) ring: Arc<KeyRing>,
     pub(super) token: Arc<BearerToken>,
+    pub(super) certificates: Arc<CertificateFiles>,
     pub(super) connections: Arc<ConnectionLimit>,
     /// Copies of the listeners, until none accepts any more.
     pub(super) listeners: Mutex<Vec<Listener>>,
@@ -75,6 +77,7 @@ struct Prepared {
     config: Config,
     keys: Keys,
     token: Token,
+    certificate: Option<files::Prepared>,
     filter: Filter,
 }
 
@@ -166,9 +169,13 @@ impl Reloader {
         let mut problems = Vec::new();
         let keys = noted(self.keys(&config), &mut problems);
         let token = noted(self.token(&config, applied), &mut problems);
+        let certificate = self.rooms.certificates.prepare(&config.tls, &self.dir);
+        let certificate = noted(certificate, &mut problems);
         let filter = noted(Filter::parse(&config.log.level), &mut problems);
-        match (keys, token, filter) {
-            (Some(keys), Some(token), Some(filter)) => Ok(Prepared { config, keys, token, filter }),
+        match (keys, token, certificate, filter) {
+            (Some(keys), Some(token), Some(certificate), Some(filter)) => {
+                Ok(Prepared { config, keys, token, certificate, filter })
+            }
             _ => Err(problems),
         }
     }
@@ -197,10 +204,11 @@ impl Reloader {
 impl Prepared {
     /// Puts everything in force, and gives back what now is.
     fn apply(self, reloader: &Reloader) -> Config {
-        let Self { config, keys, token, filter } = self;
+        let Self { config, keys, token, certificate, filter } = self;
         let rooms = &reloader.rooms;
         rooms.ring.replace(keys);
         rooms.access.replace(&config.access, &config.proxy);
+        rooms.certificates.apply(certificate);
         rooms.front_door.replace(config.front_door.clone());
         rooms.proxies.replace(config.proxy.clone());
         rooms.pairing.replace(config.pairing.clone());

@@ -135,6 +135,7 @@ where
             head.advance(taken);
             if !reply.is_empty() {
                 stream.write_all(&reply).await?;
+                stream.flush().await?;
             }
             if closed {
                 return Err(FirstMessageError::HungUp);

@@ -91,11 +91,13 @@ impl ParkedLeg {
     }
 
     /// Whether the peer is still there. A WebSocket's Ping is answered on the way, its Close too.
-    pub fn is_alive(&self) -> bool {
+    pub fn is_alive(&mut self) -> bool {
         let mut fd = [self.poll_fd()];
-        match retry_on_intr(|| poll(&mut fd, Some(&NOW))) {
+        let polled = retry_on_intr(|| poll(&mut fd, Some(&NOW)));
+        let seen = fd[0].revents();
+        match polled {
             Ok(0) => true,
-            Ok(_) => self.survives(fd[0].revents()),
+            Ok(_) => self.survives(seen),
             Err(_) => false,
         }
     }
@@ -104,21 +106,30 @@ impl ParkedLeg {
         self.connection.socket.socket()
     }
 
+    const fn is_tls(&self) -> bool {
+        self.connection.socket.is_tls()
+    }
+
     fn poll_fd(&self) -> PollFd<'_> {
         let flags = match self.transport {
             // What a TCP leg sent ahead stays in its socket, so that it is no reason to look.
             Transport::Tcp => HANG_UP,
+            // What came through TLS is read to be looked at, so that it is bounded here.
+            Transport::WebSocket if self.is_tls() && self.early.len() >= MAX_CONTROL_FRAME => {
+                HANG_UP
+            }
             Transport::WebSocket => HANG_UP | PollFlags::IN,
         };
         PollFd::new(self.socket(), flags)
     }
 
-    fn survives(&self, seen: PollFlags) -> bool {
+    fn survives(&mut self, seen: PollFlags) -> bool {
         if seen.intersects(HANG_UP_SEEN) {
             return false;
         }
         match self.transport {
             Transport::Tcp => !is_at_end(self.socket()),
+            Transport::WebSocket if self.is_tls() => self.answer_control_in_tls(),
             Transport::WebSocket => {
                 self.early.is_empty().then(|| self.answer_control()) != Some(false)
             }
@@ -148,20 +159,38 @@ impl ParkedLeg {
         }
         true
     }
+
+    /// As [`ParkedLeg::answer_control`], of what TLS has to open first. It is not in the socket any
+    /// more then: what is not answered here stays with the leg.
+    fn answer_control_in_tls(&mut self) -> bool {
+        let mut early = std::mem::take(&mut self.early).into_vec();
+        let stream = &mut self.connection.socket;
+        let mut alive = stream.read_ahead(&mut early);
+        let (mut at, mut last_reply) = (0, Vec::new());
+        while alive && let Some((frame_len, reply, closing)) = control_at(&early[at..]) {
+            at += frame_len;
+            alive = !closing;
+            // Of several Pings the last may stand for all (RFC 6455, section 5.5.3).
+            last_reply = if reply.is_empty() { last_reply } else { reply };
+        }
+        let answered = last_reply.is_empty() || stream.send(&last_reply);
+        early.drain(..at);
+        self.early = early.into_boxed_slice();
+        alive && answered
+    }
 }
 
 /// Which of `legs` have hung up: their indices, in order. One call to the kernel for all.
-pub fn gone<'a>(legs: impl Iterator<Item = &'a ParkedLeg> + Clone) -> Vec<usize> {
-    let mut fds: Vec<_> = legs.clone().map(ParkedLeg::poll_fd).collect();
+pub fn gone<'a>(legs: impl Iterator<Item = &'a mut ParkedLeg>) -> Vec<usize> {
+    let mut legs: Vec<_> = legs.collect();
+    let mut fds: Vec<_> = legs.iter().map(|leg| leg.poll_fd()).collect();
     if !matches!(retry_on_intr(|| poll(&mut fds, Some(&NOW))), Ok(seen) if seen > 0) {
         return Vec::new();
     }
-    let seen = fds.iter().map(PollFd::revents);
-    legs.zip(seen)
-        .enumerate()
-        .filter(|(_, (leg, seen))| !seen.is_empty() && !leg.survives(*seen))
-        .map(|(index, _)| index)
-        .collect()
+    let seen = fds.iter().map(PollFd::revents).enumerate();
+    let mut gone: Vec<_> = seen.filter(|(_, seen)| !seen.is_empty()).collect();
+    gone.retain(|(index, seen)| !legs[*index].survives(*seen));
+    gone.into_iter().map(|(index, _)| index).collect()
 }
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };

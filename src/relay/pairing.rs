@@ -73,6 +73,8 @@ pub struct WaitingLeg {
     pub address: SocketAddr,
     /// How its messages travel.
     pub transport: Transport,
+    /// Whether that is within TLS.
+    pub tls: bool,
     /// The machine that it claims to reach.
     pub target: Option<Text>,
     /// What the session is for.
@@ -139,7 +141,7 @@ impl WaitingRoom {
     fn arrive(self: &Arc<Self>, request: RelayRequest) -> Result<Match, RelayError> {
         loop {
             let mut shard = self.shard(&request.hello.uuid);
-            let Some((uuid, first)) = shard.remove_entry(&request.hello.uuid) else {
+            let Some((uuid, mut first)) = shard.remove_entry(&request.hello.uuid) else {
                 return self.park(shard, request);
             };
             // Not under the lock: another leg of this uuid may come in between, and is then met
@@ -227,7 +229,7 @@ impl WaitingRoom {
     fn sweep_shard(&self, shard: &Mutex<Shard>) {
         let timeout = self.timeout();
         let mut shard = lock(shard);
-        let gone = gone(shard.values().map(|waiting| &waiting.leg));
+        let gone = gone(shard.values_mut().map(|waiting| &mut waiting.leg));
         let hung_up: Vec<_> = shard
             .keys()
             .enumerate()
@@ -312,6 +314,7 @@ impl WaitingRoom {
                     uuid: uuid.clone(),
                     address: waiting.leg.peer(),
                     transport: waiting.leg.transport,
+                    tls: waiting.leg.connection.socket.is_tls(),
                     target: waiting.target.clone(),
                     conn_type: waiting.conn_type,
                     grant: waiting.grant.clone(),

@@ -79,6 +79,8 @@ pub struct ActiveLeg {
     pub address: SocketAddr,
     /// How its messages travel.
     pub transport: Transport,
+    /// Whether that is within TLS.
+    pub tls: bool,
     /// What its key gives it.
     pub grant: Grant,
     received: AtomicU64,
@@ -120,6 +122,7 @@ impl ActiveRelays {
             ActiveLeg {
                 address: leg.connection.peer,
                 transport: leg.transport,
+                tls: leg.connection.socket.is_tls(),
                 grant: paired.grants[index.at()].clone(),
                 received: AtomicU64::new(0),
                 sampled: AtomicU64::new(0),
@@ -377,10 +380,13 @@ fn log_end(relay: &ActiveRelay, lasted: Duration, end: End) {
         conn_type = %relay.conn_type,
         first = %first.address,
         first_transport = first.transport.label(),
+        // Said of those that have it.
+        first_tls = first.tls.then_some(true),
         first_bytes = first.received(),
         first_key = first.grant.label(),
         second = %second.address,
         second_transport = second.transport.label(),
+        second_tls = second.tls.then_some(true),
         second_bytes = second.received(),
         second_key = second.grant.label(),
         waited_ms = relay.waited().as_millis() as u64,

@@ -36,6 +36,7 @@ mod service;
 mod slow_readers;
 mod strangers;
 mod support;
+mod tls;
 mod upgrade;
 mod vanishing;
 mod vectors;

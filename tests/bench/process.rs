@@ -104,7 +104,11 @@ impl Process {
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let mut sum = cpu_of(&self.child.id().to_string())?;
         // One that has just ended is in its parent's time, now or soon.
-        sum += self.children().iter().filter_map(|pid| cpu_of(&pid.to_string()).ok()).sum();
+        sum += self
+            .children()
+            .iter()
+            .filter_map(|pid| cpu_of(&pid.to_string()).ok())
+            .sum::<Duration>();
         Ok(sum)
     }
 

@@ -37,6 +37,7 @@ struct Leg {
     transport: String,
     /// The label of its key.
     key: Option<String>,
+    tls: bool,
     sent_bytes: u64,
     sent_bytes_per_second: u64,
 }
@@ -125,7 +126,8 @@ impl Relay {
 
 impl Leg {
     fn place(&self) -> String {
-        let place = format!("{} {}", safe(&self.address), safe(&self.transport));
+        let within = if self.tls { " in TLS" } else { "" };
+        let place = format!("{} {}{within}", safe(&self.address), safe(&self.transport));
         self.key.as_deref().map_or_else(|| place.clone(), |key| format!("{place} {}", safe(key)))
     }
 
@@ -180,9 +182,9 @@ mod tests {
             "waited_seconds": 1.0, "bytes": 2048, "bytes_per_second": 10,
             "bandwidth": "8Mbit/s", "limited": true,
             "legs": [
-                { "address": "192.0.2.1:5", "transport": "tcp",
+                { "address": "192.0.2.1:5", "transport": "tcp", "tls": true,
                   "sent_bytes": 2048, "sent_bytes_per_second": 10 },
-                { "address": "[2001:db8::1]:6", "transport": "websocket",
+                { "address": "[2001:db8::1]:6", "transport": "websocket", "tls": false,
                   "sent_bytes": 0, "sent_bytes_per_second": 0 },
             ],
         });
@@ -195,7 +197,9 @@ mod tests {
         let text = list(&page(3));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("UUID"), "{text}");
-        for part in ["192.0.2.1:5 tcp", "[2001:db8::1]:6 websocket", "1h 2m 5s", "2.0 KiB", " - "] {
+        for part in
+            ["192.0.2.1:5 tcp in TLS", "[2001:db8::1]:6 websocket", "1h 2m 5s", "2.0 KiB", " - "]
+        {
             assert!(lines[1].contains(part), "{part} is missing in\n{text}");
         }
         assert_eq!(lines.last(), Some(&"1 of 3 relays"));

@@ -91,6 +91,8 @@ struct LegView {
     transport: &'static str,
     /// The label of its key; null on an open relay.
     key: Option<String>,
+    /// Whether that is within TLS.
+    tls: bool,
     /// By this leg, framing included.
     sent_bytes: u64,
     sent_bytes_per_second: u64,
@@ -262,6 +264,7 @@ impl LegView {
             address: leg.address.to_string(),
             transport: leg.transport.label(),
             key: leg.grant.label().map(ToOwned::to_owned),
+            tls: leg.tls,
             sent_bytes: leg.received(),
             sent_bytes_per_second: leg.rate(),
         }

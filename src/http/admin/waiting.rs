@@ -27,6 +27,8 @@ pub(super) struct WaitingView {
     uuid: String,
     address: String,
     transport: &'static str,
+    /// Whether that is within TLS.
+    tls: bool,
     /// As the client claims.
     target_id: Option<String>,
     connection_type: String,
@@ -53,6 +55,7 @@ impl WaitingView {
             uuid: leg.uuid.as_str().to_owned(),
             address: leg.address.to_string(),
             transport: leg.transport.label(),
+            tls: leg.tls,
             target_id: leg.target.map(|target| target.as_str().to_owned()),
             connection_type: leg.conn_type.to_string(),
             key: leg.grant.label().map(ToOwned::to_owned),

@@ -1,4 +1,5 @@
-//! What one direction has for its sink and the sink has not taken: the whole of its memory.
+//! What one direction has for its sink and the sink has not taken: the whole of its memory, but for
+//! what TLS has sealed of it already.
 
 use std::{
     pin::Pin,
@@ -16,6 +17,8 @@ pub(super) struct Outbox {
     /// Not taken yet, from `written` on.
     pending: Vec<u8>,
     written: usize,
+    /// The stream keeps sealed bytes that its socket has not taken.
+    sealed: bool,
     /// Since when the socket has taken nothing of it.
     stalled_since: Option<Instant>,
 }
@@ -27,7 +30,7 @@ pub(super) struct Gone;
 impl Outbox {
     /// Whether nothing waits.
     pub(super) const fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_empty() && !self.sealed
     }
 
     /// Since when the socket has taken nothing of what waits.
@@ -51,18 +54,17 @@ impl Outbox {
     }
 
     /// Writes `bytes`, before which nothing may wait; what the socket does not take now, waits.
-    /// How many it took.
     pub(super) fn send(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut Stream,
         bytes: &[u8],
-    ) -> Result<usize, Gone> {
+    ) -> Result<(), Gone> {
         debug_assert!(self.is_empty(), "bytes would overtake others");
         let taken = poll_write(cx, sink, bytes)?;
         self.pending.extend_from_slice(&bytes[taken..]);
-        self.note(taken);
-        Ok(taken)
+        self.note(taken, sink);
+        Ok(())
     }
 
     /// As [`Outbox::send`], of what was made of `input`.
@@ -72,20 +74,23 @@ impl Outbox {
         sink: &mut Stream,
         input: &[u8],
         batch: &mut Batch,
-    ) -> Result<usize, Gone> {
+    ) -> Result<(), Gone> {
         debug_assert!(self.is_empty(), "bytes would overtake others");
         let taken = batch.poll_write(cx, sink, input)?;
+        poll_flush(cx, sink)?;
         (self.pending, self.written) = batch.take_pending(input);
-        self.note(taken);
-        Ok(taken)
+        self.note(taken, sink);
+        Ok(())
     }
 
     /// Writes what waits, as much as the socket takes now. How many bytes that was.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Result<usize, Gone> {
+        let sealed = sink.unsent();
         let taken = poll_write(cx, sink, &self.pending[self.written..])?;
         self.written += taken;
-        self.note(taken);
-        Ok(taken)
+        let moved = taken + sealed.saturating_sub(sink.unsent());
+        self.note(moved, sink);
+        Ok(moved)
     }
 
     /// Tries a socket that is stalled. The system calls it writable only when a good part of its
@@ -94,13 +99,26 @@ impl Outbox {
         if self.stalled_since.is_none() {
             return 0;
         }
+        let sealed = sink.unsent();
         // An error is found by whoever waits for the socket.
-        let taken = sink.try_write(&self.pending[self.written..]).unwrap_or(0);
+        let taken = sink.nudge(&self.pending[self.written..]).unwrap_or(0);
         self.written += taken;
-        if taken > 0 {
-            self.note(taken);
+        let moved = taken + sealed.saturating_sub(sink.unsent());
+        if moved > 0 {
+            self.note(moved, sink);
         }
-        taken
+        moved
+    }
+
+    /// Tells the sink that nothing more comes. Whether it could be told: if not, that waits.
+    pub(super) fn end(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> bool {
+        debug_assert!(self.is_empty(), "the end would overtake bytes");
+        // It fails only when the connection is gone, and then it need not be told.
+        let told = Pin::new(&mut *sink).poll_shutdown(cx).is_ready();
+        if !told {
+            self.note(0, sink);
+        }
+        told
     }
 
     /// Drops what waits. Given back at once, or every relay that ever stalled would keep its worst
@@ -109,10 +127,14 @@ impl Outbox {
         *self = Self::default();
     }
 
-    fn note(&mut self, taken: usize) {
+    fn note(&mut self, moved: usize, sink: &Stream) {
+        self.sealed = sink.unsent() > 0;
         if self.written == self.pending.len() {
-            self.clear();
-        } else if taken > 0 || self.stalled_since.is_none() {
+            (self.pending, self.written) = (Vec::new(), 0);
+        }
+        if self.is_empty() {
+            self.stalled_since = None;
+        } else if moved > 0 || self.stalled_since.is_none() {
             self.stalled_since = Some(Instant::now());
         }
     }
@@ -128,5 +150,14 @@ fn poll_write(cx: &mut Context<'_>, sink: &mut Stream, bytes: &[u8]) -> Result<u
             Poll::Pending => break,
         }
     }
+    poll_flush(cx, sink)?;
     Ok(written)
+}
+
+/// Asks to be woken when the socket takes more of what is sealed.
+fn poll_flush(cx: &mut Context<'_>, sink: &mut Stream) -> Result<(), Gone> {
+    match Pin::new(sink).poll_flush(cx) {
+        Poll::Ready(Err(_)) => Err(Gone),
+        Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+    }
 }

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::{Broken, Flow, State, Step};
 use crate::{
@@ -99,7 +99,7 @@ impl Flow {
                     &mut input[..len]
                 }
             };
-            budget = budget.saturating_sub(input.len());
+            budget = budget.saturating_sub(source.toil(input.len()));
             self.pass_on(cx, input, output, sink, heard)?;
             if heard.close.is_some() {
                 // The caller ends this direction; bytes behind a Close are nobody's.
@@ -238,9 +238,9 @@ impl Flow {
             }
         }
         if self.state == State::Finishing {
-            if self.to == Transport::Tcp || self.hang_up || !self.close_is_put() {
-                // It fails only when the connection is gone, and then it need not be told.
-                let _ = Pin::new(sink).poll_shutdown(cx);
+            let hangs_up = self.to == Transport::Tcp || self.hang_up || !self.close_is_put();
+            if hangs_up && !self.outbox.end(cx, sink) {
+                return Ok(Poll::Pending);
             }
             self.rest();
         }
