@@ -284,7 +284,7 @@ impl Gateway {
         // Those that are cut short say so; what does not end by itself ends with the runtime.
         let _ = timeout(FAREWELL, async { tokio::join!(legs.wait(), tracker.wait()) }).await;
         admin.parts.refusals.tell_all();
-        keys::save(&admin.parts.ring).await;
+        keys::save_all(&admin.parts).await;
     }
 }
 

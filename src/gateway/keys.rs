@@ -12,6 +12,7 @@ use super::GatewayError;
 use crate::{
     config::Config,
     key_ring::{KeyRing, KeyRingError, Keys, UsageFile},
+    relay::Parts,
     relay::registry::ActiveRelays,
     shutdown::Shutdown,
 };
@@ -56,8 +57,14 @@ pub(super) async fn look_after(ring: Arc<KeyRing>, relays: Arc<ActiveRelays>, sh
     }
 }
 
+/// Keeps all traffic, at the end: also of the relays that did not end by themselves.
+pub(super) async fn save_all(parts: &Parts) {
+    parts.relays.sample(TICK);
+    save(&parts.ring).await;
+}
+
 /// Keeps the traffic that is not kept yet.
-pub(super) async fn save(ring: &Arc<KeyRing>) {
+async fn save(ring: &Arc<KeyRing>) {
     let ring = Arc::clone(ring);
     if let Ok(Err(error)) = spawn_blocking(move || ring.save()).await {
         let cause = std::error::Error::source(&error).map(ToString::to_string);

@@ -62,7 +62,7 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
     let require_token = middleware::from_fn_with_state(Arc::clone(admin), bearer::require);
     // Not nested: a handler would see its path without /api/v1, and so would who asked.
     Router::new()
-        .route("/api/v1/relays", get(relays::list))
+        .route("/api/v1/relays", get(relays::list).delete(relays::close_all))
         .route(
             "/api/v1/relays/{uuid}",
             get(relays::show).patch(relays::change).delete(relays::close),

@@ -34,8 +34,11 @@ type Totals = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// The accounts, and where they are kept.
 pub(super) struct Ledger {
+    // Not held while the file is written: whoever reloads would wait for it.
     book: Mutex<Book>,
     file: Option<UsageFile>,
+    /// Held while the file is written, so that no month ends meanwhile.
+    saving: Mutex<()>,
 }
 
 struct Book {
@@ -44,8 +47,8 @@ struct Book {
     accounts: BTreeMap<Arc<str>, Arc<Account>>,
     /// This month's totals as they were last read.
     known: BTreeMap<String, u64>,
-    /// What past months have still to get: the month, the label and the bytes.
-    owed: Vec<(Month, Arc<str>, u64)>,
+    /// What past months have still to get.
+    owed: Vec<Owed>,
 }
 
 /// The file that keeps the traffic of each key. It was read once, so that a file which is of no use
@@ -107,7 +110,7 @@ impl Ledger {
         let known = totals.and_then(|totals| totals.get(&month.to_string())).cloned();
         let known = known.unwrap_or_default();
         let book = Book { month, accounts: BTreeMap::new(), known, owed: Vec::new() };
-        Self { book: Mutex::new(book), file }
+        Self { book: Mutex::new(book), file, saving: Mutex::default() }
     }
 
     /// The account of a label, a new one if there is none.
@@ -124,11 +127,14 @@ impl Ledger {
 
     /// Begins a new month if it is time to.
     pub(super) fn turn_over(&self, now: Timestamp) {
-        let (month, mut book) = (Month::of(now), self.book());
-        let book = &mut *book;
-        if book.month == month {
+        let month = Month::of(now);
+        if self.book().month == month {
             return;
         }
+        // If it is being saved, the month ends a little later.
+        let Some(_saving) = try_lock(&self.saving) else { return };
+        let mut book = self.book();
+        let book = &mut *book;
         for account in book.accounts.values() {
             let bytes = account.turn_over();
             if bytes > 0 && self.file.is_some() {
@@ -144,25 +150,54 @@ impl Ledger {
     /// Adds to the file what is not in it, and learns what other processes have added. Blocks.
     pub(super) fn save(&self) -> Result<(), UsageError> {
         let Some(file) = &self.file else { return Ok(()) };
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let Unsaved { month, fresh, owed } = self.book().unsaved();
+        let now = fresh.iter().map(|(account, bytes)| (month, &account.label, *bytes));
+        let past = owed.iter().map(|(month, label, bytes)| (*month, label, *bytes));
+        let mut totals = file.add(now.chain(past).filter(|(.., bytes)| *bytes > 0))?;
         let mut book = self.book();
-        let book = &mut *book;
-        let accounts = book.accounts.values();
-        let fresh: Vec<_> = accounts.map(|account| (account, account.unsaved())).collect();
-        let now = fresh.iter().map(|(account, bytes)| (book.month, &account.label, *bytes));
-        let owed = book.owed.iter().map(|(month, label, bytes)| (*month, label, *bytes));
-        let mut totals = file.add(now.chain(owed).filter(|(.., bytes)| *bytes > 0))?;
-        book.known = totals.remove(&book.month.to_string()).unwrap_or_default();
+        // No month has ended since.
+        book.owed.clear();
+        book.known = totals.remove(&month.to_string()).unwrap_or_default();
         for (account, bytes) in fresh {
             let total = book.known.get(&*account.label).copied().unwrap_or_default();
             account.settle(bytes, total);
         }
-        book.owed.clear();
         Ok(())
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
         // What is left half done by a panic are counts, at worst counted again.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a label is owed of a past month.
+type Owed = (Month, Arc<str>, u64);
+
+/// What has been counted and is not in the file.
+struct Unsaved {
+    month: Month,
+    /// Of that month, by each account.
+    fresh: Vec<(Arc<Account>, u64)>,
+    /// Of past ones.
+    owed: Vec<Owed>,
+}
+
+impl Book {
+    fn unsaved(&self) -> Unsaved {
+        let accounts = self.accounts.values();
+        let fresh = accounts.map(|account| (Arc::clone(account), account.unsaved()));
+        Unsaved { month: self.month, fresh: fresh.collect(), owed: self.owed.clone() }
+    }
+}
+
+/// `None` if it is held.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(std::sync::TryLockError::WouldBlock) => None,
     }
 }
 

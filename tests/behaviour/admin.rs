@@ -420,7 +420,7 @@ async fn what_does_not_exist_is_said_in_full() {
     }
     for (method, path, allow) in [
         ("POST", "/api/v1/relays", "GET"),
-        ("DELETE", "/api/v1/relays", "GET"),
+        ("PUT", "/api/v1/relays", "GET"),
         ("PUT", "/api/v1/relays/x", "DELETE"),
         ("DELETE", "/api/v1/stats", "GET"),
         ("POST", "/api/v1/waiting", "GET"),

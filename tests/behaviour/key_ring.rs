@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     by_hand::{is_refused, opening},
     process::Process,
-    support::{Client, TestGateway, eventually, read_to_end, unique},
+    support::{Answer, Client, TOKEN, TestGateway, eventually, read_to_end, unique},
 };
 
 fn key(label: &str, key: &str) -> KeyConfig {
@@ -153,13 +153,21 @@ async fn keys_come_and_go_with_a_reload() {
     let metrics = gateway.get("/metrics").await.body;
     assert!(metrics.contains("{key=\"night\"}") && !metrics.contains("{key=\"guests\"}"));
     gateway.until_waiting("stays").await;
-    // A relay of a key that is gone is seen to its end, and still shows whose it was.
+    // A relay of a key that is gone still shows whose it was, and can be closed by that.
+    let (mut other, mut across) = pair(&gateway, "other", ["for-the-night"; 2], [Tcp, Tcp]).await;
     assert_eq!(gateway.get("/api/v1/relays?key=guests").await.json()["total"], 1);
-    drop((first, second));
-    eventually("its end", async || {
-        gateway.get("/api/v1/relays?key=guests").await.json()["total"] == 0
-    })
-    .await;
+    let closed = close_all(&gateway, "?key=guests").await;
+    assert_eq!(closed.json()["closed"], 1);
+    assert_eq!(first.receive().await, None);
+    assert_eq!(second.receive().await, None);
+    assert_eq!(close_all(&gateway, "").await.status, 400, "all by no name");
+    assert_eq!(close_all(&gateway, "?key=").await.json()["closed"], 0);
+    relays(&mut other, &mut across).await;
+}
+
+async fn close_all(gateway: &TestGateway, query: &str) -> Answer {
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    gateway.request("DELETE", &format!("/api/v1/relays{query}"), &token).await
 }
 
 #[tokio::test]

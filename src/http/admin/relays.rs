@@ -187,6 +187,32 @@ pub(super) async fn close(
     Ok(Json(Closed { closed: relays.len() }))
 }
 
+/// The relays of one key.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfKey {
+    /// Required: no slip of the finger is to close them all.
+    key: String,
+}
+
+/// Closes every relay with a leg of this key: for one that was taken away, whose relays go on.
+pub(super) async fn close_all(
+    State(admin): State<Arc<AdminState>>,
+    Extension(arrival): Extension<Arrival>,
+    Checked(OfKey { key }): Checked<OfKey>,
+) -> Json<Closed> {
+    let mut relays = admin.parts.relays.all();
+    relays.retain(|relay| relay.legs.iter().any(|leg| leg.grant.label() == Some(&*key)));
+    tracing::info!(
+        key,
+        relays = relays.len(),
+        by = %arrival.peer,
+        "closing a key's relays on an operator's request"
+    );
+    relays.iter().for_each(|relay| relay.close());
+    Json(Closed { closed: relays.len() })
+}
+
 fn named(admin: &AdminState, uuid: &str) -> Vec<Arc<ActiveRelay>> {
     let mut relays = admin.parts.relays.all();
     relays.retain(|relay| relay.uuid.as_str() == uuid);
