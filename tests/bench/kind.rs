@@ -8,9 +8,13 @@ use crate::peers;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Relay(&'static Variant, Logs),
+    /// The same with a certificate.
+    TlsRelay(&'static Variant, Logs),
     /// The least that a relay can do, with this many threads.
     Floor(usize),
     HaProxy,
+    /// HAProxy that answers every request itself, with the relay's certificate and without.
+    TlsHaProxy,
     Nginx,
     /// A process a connection.
     Socat,
@@ -42,11 +46,17 @@ pub(crate) enum Logs {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Relay(variant, Logs::File) => f.write_str(&variant.name),
-            Self::Relay(variant, Logs::Pipe) => write!(f, "{}, log to a pipe", variant.name),
-            Self::Relay(variant, Logs::Off) => write!(f, "{}, log off", variant.name),
+            Self::Relay(variant, Logs::File) | Self::TlsRelay(variant, Logs::File) => {
+                f.write_str(&variant.name)
+            }
+            Self::Relay(variant, Logs::Pipe) | Self::TlsRelay(variant, Logs::Pipe) => {
+                write!(f, "{}, log to a pipe", variant.name)
+            }
+            Self::Relay(variant, Logs::Off) | Self::TlsRelay(variant, Logs::Off) => {
+                write!(f, "{}, log off", variant.name)
+            }
             Self::Floor(_) => f.write_str("floor"),
-            Self::HaProxy => f.write_str("haproxy"),
+            Self::HaProxy | Self::TlsHaProxy => f.write_str("haproxy"),
             Self::Nginx => f.write_str("nginx"),
             Self::Socat => f.write_str("socat"),
             Self::Wormhole => f.write_str("wormhole"),
@@ -57,13 +67,13 @@ impl fmt::Display for Kind {
 
 impl Kind {
     pub(crate) const fn is_relay(self) -> bool {
-        matches!(self, Self::Relay(..))
+        matches!(self, Self::Relay(..) | Self::TlsRelay(..))
     }
 
     /// Why it cannot be measured here.
     pub(crate) fn missing(self) -> Option<String> {
         let (name, packages) = match self {
-            Self::HaProxy => ("haproxy", "haproxy"),
+            Self::HaProxy | Self::TlsHaProxy => ("haproxy", "haproxy"),
             Self::Nginx => ("nginx", "nginx libnginx-mod-stream"),
             Self::Socat => ("socat", "socat"),
             Self::Wormhole if peers::wormhole_is_here() => return None,
@@ -71,7 +81,7 @@ impl Kind {
                 let package = "magic-wormhole-transit-relay";
                 return Some(format!("SKIPPED: {package} is not installed (apt-get install it)"));
             }
-            Self::Relay(..) | Self::Floor(_) | Self::Direct => return None,
+            Self::Relay(..) | Self::TlsRelay(..) | Self::Floor(_) | Self::Direct => return None,
         };
         peers::find(name)
             .is_none()

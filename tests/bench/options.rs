@@ -78,6 +78,9 @@ pub(crate) struct Scale {
     pub(crate) flood: usize,
     /// How long honest pairs come beside them.
     pub(crate) flood_window: Duration,
+    pub(crate) handshake_window: Duration,
+    /// How often the relay is told to change under load.
+    pub(crate) changes: usize,
 }
 
 impl Options {
@@ -133,6 +136,8 @@ fn quick(most: usize) -> Scale {
         idle_window: Duration::from_secs(1),
         flood: 4_000,
         flood_window: Duration::from_secs(4),
+        handshake_window: Duration::from_secs(1),
+        changes: 5,
     }
 }
 
@@ -151,5 +156,7 @@ fn full(most: usize) -> Scale {
         idle_window: Duration::from_secs(3),
         flood: 18_000,
         flood_window: Duration::from_secs(15),
+        handshake_window: Duration::from_secs(3),
+        changes: 20,
     }
 }

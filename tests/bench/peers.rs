@@ -54,6 +54,32 @@ pub(crate) fn haproxy(dir: &Path, addr: SocketAddr, to: SocketAddr) -> anyhow::R
     Ok(command)
 }
 
+/// HAProxy that answers every request itself: on `addr`, and with TLS on the port above it.
+pub(crate) fn haproxy_that_answers(
+    dir: &Path,
+    addr: SocketAddr,
+    certificate: &Path,
+) -> anyhow::Result<Command> {
+    let tls = tls_port(addr);
+    let config = format!(
+        "global\n maxconn 2000\n\
+         defaults\n mode http\n timeout connect 5s\n timeout client 5s\n timeout server 5s\n\
+         frontend answers\n bind {addr}\n bind {tls} ssl crt {} alpn http/1.1\n\
+         http-request return status 200 content-type text/plain string ok\n",
+        certificate.display()
+    );
+    let file = dir.join("haproxy.cfg");
+    fs::write(&file, config)?;
+    let mut command = Command::new(find("haproxy").context("haproxy has gone")?);
+    command.env_clear().arg("-db").arg("-f").arg(file);
+    Ok(command)
+}
+
+/// Where [`haproxy_that_answers`] takes TLS.
+pub(crate) const fn tls_port(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip(), addr.port() + 5_000)
+}
+
 /// nginx that forwards TCP, a worker a core.
 pub(crate) fn nginx(dir: &Path, addr: SocketAddr, to: SocketAddr) -> anyhow::Result<Command> {
     let module = if Path::new(NGINX_STREAM_MODULE).exists() {

@@ -156,6 +156,33 @@ impl Process {
         Ok(())
     }
 
+    /// Where it was started.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// How many lines of its log contain this.
+    pub(crate) fn said(&self, text: &str) -> usize {
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// Signals it, or the process that has taken over from it.
+    pub(crate) fn signal_newest(&self, signal: Signal) -> anyhow::Result<()> {
+        let newest = self.heirs().into_iter().max_by_key(|pid| started(*pid));
+        let pid = newest.and_then(|pid| Pid::from_raw(pid as i32)).context("it has gone")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// It, and those that have taken over from it: nobody else is in its directory.
+    fn heirs(&self) -> Vec<u32> {
+        let Ok(here) = self.dir.path().canonicalize() else { return Vec::new() };
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        pids.filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == here))
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
     /// It, and its workers if it is of the kind that has some.
     fn pids(&self) -> Vec<u32> {
         let mut all = self.children();
@@ -193,7 +220,16 @@ impl Drop for Process {
         // Fails when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for heir in self.heirs().into_iter().filter_map(|pid| Pid::from_raw(pid as i32)) {
+            let _ = kill_process(heir, Signal::KILL);
+        }
     }
+}
+
+/// When a process was started, in clock ticks since the machine was.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
 /// A port of the loopback's that nobody listens on. Below those that the system gives to outgoing

@@ -6,6 +6,7 @@
 
 mod bulk;
 mod case;
+mod changes;
 mod client;
 mod crowd;
 mod delays;
@@ -17,6 +18,7 @@ mod flood;
 mod floor;
 mod flow;
 mod growth;
+mod handshakes;
 mod kind;
 mod machine;
 mod memory;
@@ -27,8 +29,10 @@ mod plot;
 mod process;
 mod report;
 mod round_trip;
+mod sealed;
 mod stream;
 mod subject;
+mod tls;
 
 use std::{env, fs, process::ExitCode, time::Instant};
 
@@ -116,6 +120,9 @@ fn workloads(plan: &Plan) -> Vec<Workload> {
         memory::waiting(plan),
         flood::workload(plan),
         flood::strangers(plan),
+        changes::workload(plan),
+        handshakes::workload(plan),
+        sealed::workload(plan),
         growth::workload(plan),
     ]
 }

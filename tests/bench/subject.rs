@@ -20,6 +20,7 @@ use crate::{
     kind::{Kind, Logs, Variant},
     peers,
     process::{Ending, Launch, Process, free_port},
+    tls::Certificate,
 };
 
 /// Long enough for anything here to arrive.
@@ -62,6 +63,19 @@ impl Subject {
                 let launch = Launch::new(self::relay(variant, logs, addr), Ending::Kill);
                 (launch.with_output_read(logs == Logs::Pipe), relay(true))
             }
+            Kind::TlsRelay(variant, logs) => {
+                let certificate = Certificate::get()?;
+                let mut command = self::relay(variant, logs, addr);
+                command.env("RELAY__TLS__CERT", certificate.file("cert.pem"));
+                command.env("RELAY__TLS__KEY", certificate.file("key.pem"));
+                (Launch::new(command, Ending::Kill), relay(true))
+            }
+            Kind::TlsHaProxy => {
+                // Plain and TLS on one port, as the relay has them, is nothing that it can do.
+                let both = Certificate::get()?.file("both.pem");
+                let command = peers::haproxy_that_answers(dir.path(), addr, &both)?;
+                (Launch::new(command, Ending::Kill), relay(false))
+            }
             Kind::Floor(threads) => {
                 (Launch::new(floor(addr, threads)?, Ending::Kill), relay(false))
             }
@@ -91,6 +105,14 @@ impl Subject {
 
     pub(crate) const fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it takes TLS: a program that does not tell what comes has a port for each.
+    pub(crate) fn tls_addr(&self) -> SocketAddr {
+        match self.way {
+            Way::Relay { has_api: false } => peers::tls_port(self.addr),
+            _ => self.addr,
+        }
     }
 
     /// The program that is measured.
