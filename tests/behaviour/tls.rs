@@ -5,4 +5,4 @@ mod client;
 mod handshake;
 mod relaying;
 
-pub(crate) use client::{Kind, Peer, TlsGateway};
+pub(crate) use client::{Identity, Kind, Peer, TlsGateway, shake_hands};
