@@ -5,6 +5,7 @@ mod keygen;
 mod probe;
 mod relays;
 mod serve;
+mod tls;
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, process::ExitCode};
 

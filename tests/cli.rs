@@ -427,7 +427,6 @@ fn a_wrong_token_is_told_with_the_way_out_and_not_shown() {
 #[test]
 fn a_url_that_will_not_do_is_told() {
     let list = |url| run_anywhere(&["relays", "list", "--token", TOKEN, "--url", url]);
-    list("https://relay.example.com").badly(&["https is not supported here yet", "http://"]);
     for url in ["relay.example.com:21117", "ftp://a", "", "http://", "/api"] {
         list(url).badly(&["--url must be like http://HOST:PORT"]);
     }
@@ -611,4 +610,65 @@ fn every_help_page_says_what_one_needs() {
     }
     let version = run_anywhere(&["--version"]).well();
     assert_eq!(version, format!("mini_rust_desk_relay_server {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+// --- TLS ---
+
+/// A relay with a certificate of its own making, and where that is.
+fn tls_server() -> (Server, tempfile::TempDir, String) {
+    let files = tempfile::tempdir().expect("a directory");
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let (cert, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).expect("a file");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    let cert = cert.display().to_string();
+    let env = [
+        ("RELAY__TLS__CERT", &cert[..]),
+        ("RELAY__TLS__KEY", key.to_str().expect("text")),
+        ("RELAY__ADMIN__TOKEN", TOKEN),
+    ];
+    (Server::start(&[], &env), files, cert)
+}
+
+#[test]
+fn a_relay_is_probed_in_tls() {
+    let (server, _files, cert) = tls_server();
+    let all = ["--tls", "--quick", "--transport", "all"];
+    let said = server.probe(&[&all[..], &["--ca", &cert]].concat()).well();
+    says(&said, &[" in TLS", "in TLS, upgraded to WebSocket", "\nhealthy\n"]);
+    server.probe(&[&all[..], &["--insecure"]].concat()).well();
+    let untrusted = server.probe(&["--tls"]);
+    untrusted.badly(&["connect first leg", "no TLS with 127.0.0.1", "--ca FILE"]);
+    let report = server.probe(&["--tls", "--insecure", "--quick", "--json"]).json();
+    assert_eq!((&report["tls"], &report["healthy"]), (&true.into(), &true.into()));
+    server.probe(&["--tls", "--ca", "no-such.pem"]).badly(&["no-such.pem"]);
+    let without = Server::start(&[], &[]);
+    without.probe(&["--tls", "--insecure"]).badly(&["TLS is probably not on", "tls.cert"]);
+}
+
+#[test]
+fn relays_are_listed_over_https() {
+    let (server, _files, cert) = tls_server();
+    let _pair = server.pair("in-the-list");
+    let url = server.url().replace("http:", "https:");
+    let list = ["relays", "list", "--token", TOKEN, "--url", &url];
+    let table = run_anywhere(&[&list[..], &["--ca", &cert]].concat()).well();
+    says(&table, &["in-the-list", "1 of 1 relay"]);
+    run_anywhere(&[&list[..], &["--insecure"]].concat()).well();
+    run_anywhere(&list).badly(&["no TLS with https://127.0.0.1", "--ca FILE"]);
+}
+
+#[test]
+fn check_finds_a_certificate_that_will_not_do() {
+    let (_server, files, cert) = tls_server();
+    let key = files.path().join("key.pem").display().to_string();
+    let check = |cert: &str, key: &str| {
+        let mut command = program(files.path());
+        run(command.arg("check").env("RELAY__TLS__CERT", cert).env("RELAY__TLS__KEY", key))
+    };
+    check(&cert, &key).well();
+    check(&key, &key).badly(&["tls.cert", "key.pem", "no certificate"]);
+    check(&cert, &cert).badly(&["tls.key", "cert.pem", "no private key"]);
+    check(&cert, "").badly(&["RELAY__TLS__KEY", "only one is set"]);
 }

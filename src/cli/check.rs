@@ -6,11 +6,14 @@ use std::{
     process::ExitCode,
 };
 
+use jiff::Timestamp;
+
 use super::{Settings, tell};
 use crate::{
     config::Config,
     gateway::read_token,
     key_ring::{Keys, UsageFile},
+    net::tls::files::validity,
 };
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
@@ -48,6 +51,16 @@ fn check_files(config: &Config, dir: &Path) -> ExitCode {
     {
         tell(&error.into());
         done = ExitCode::FAILURE;
+    }
+    match validity(&config.tls, dir) {
+        Ok(Some(until)) if until <= Timestamp::now() => {
+            eprintln!("warning: the certificate has expired on {until}: clients will refuse it");
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tell(&error.into());
+            done = ExitCode::FAILURE;
+        }
     }
     if let Err(error) = read_token(config, dir) {
         tell(&error.into());

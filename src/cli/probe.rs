@@ -19,7 +19,7 @@ use self::{
     report::{Finding, Report},
     run::{Plan, Run},
 };
-use super::Settings;
+use super::{Settings, tls::Trust};
 use crate::{
     config::{Duration, Secret},
     key::KeySetting,
@@ -35,6 +35,8 @@ Examples:
       as clients elsewhere see it
   mini_rust_desk_relay_server probe --quick --timeout 5s 127.0.0.1:21117
       as a health check: the exit code is 0 if the relay is healthy, 1 if not
+  mini_rust_desk_relay_server probe --tls --transport websocket --path /ws/relay relay.example.com:443
+      as web clients see it, its certificate included
   mini_rust_desk_relay_server probe hbbr.example.com --transport all --websocket-port 21119
       an hbbr, which has WebSocket on a port of its own
 
@@ -48,6 +50,11 @@ pub(super) struct Probe {
     /// `[::1]:21117`.
     #[arg(value_name = "HOST[:PORT]")]
     address: Address,
+    /// Both legs in TLS: relay frames in TLS, and wss.
+    #[arg(long)]
+    tls: bool,
+    #[command(flatten)]
+    trust: Trust,
     /// How the two legs travel: mixed is TCP for the first and WebSocket for the second, all is each
     /// in turn.
     #[arg(long, value_enum, default_value_t = Choice::Tcp)]
@@ -91,6 +98,7 @@ impl Probe {
             bail!("--path must start with a slash, as in /ws/relay");
         }
         let plan = Plan {
+            tls: self.tls.then(|| self.trust.client()).transpose()?,
             websocket_port: self.websocket_port.unwrap_or(self.address.port),
             address: self.address,
             path: self.path,
@@ -98,7 +106,7 @@ impl Probe {
             quick: self.quick,
             deadline: Instant::now() + self.timeout.get(),
         };
-        let mut report = Report::new(&plan.address, self.json);
+        let mut report = Report::new(&plan.address, self.tls, self.json);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

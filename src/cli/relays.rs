@@ -21,6 +21,7 @@ use self::{
     api::{AdminApi, Answer},
     place::Place,
 };
+use super::tls::Trust;
 use crate::wire::rendezvous::Text;
 
 const EXAMPLES: &str = "\
@@ -31,7 +32,7 @@ Examples:
       the ten that move the most bytes a second
   mini_rust_desk_relay_server relays show UUID --json
       one of them, for a program
-  mini_rust_desk_relay_server relays close UUID --url http://10.0.0.5:21120 --token-file token
+  mini_rust_desk_relay_server relays close UUID --url https://10.0.0.5:21120 --ca cert.pem --token-file token
       on another machine: both sides are disconnected
 
 Without --url and --token the configuration says where the relay listens and what its token is, as
@@ -45,13 +46,15 @@ pub(super) struct Relays {
     act: Act,
     #[command(flatten)]
     access: Access,
+    #[command(flatten)]
+    trust: Trust,
 }
 
 /// Where the admin API is, and what opens it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The admin API")]
 struct Access {
-    /// Where the admin API is, by http only [default: the configuration's first admin.listen, or
+    /// Where the admin API is, by http or https [default: the configuration's first admin.listen, or
     /// else its first listen]
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
@@ -122,10 +125,10 @@ struct Filter {
 
 impl Relays {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self { access, act } = self;
+        let Self { access, trust, act } = self;
         let Access { url, token, token_file, config, json } = access;
         let Place { url, token } = Place::find(url, token, token_file, config)?;
-        let api = AdminApi::new(&url, &token)?;
+        let api = AdminApi::new(&url, &token, &trust)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -28,6 +28,14 @@ pub(super) fn say(symptom: &Symptom, plan: &Plan) -> String {
     let at = plan.address.with_port(plan.port(symptom.transport()));
     match (&symptom.fault, symptom.step) {
         (Fault::Io(error), step) => io_fault(error, step, &at),
+        (Fault::Tls(error), _) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            format!(
+                "{at} closed the connection in the TLS handshake: TLS is probably not on there (tls.cert and tls.key)"
+            )
+        }
+        (Fault::Tls(error), _) => format!(
+            "no TLS with {at}: {error}. For a certificate of your own making give --ca FILE, and probe by the name that stands in it"
+        ),
         (Fault::TimedOut, step) => timed_out(step, &at),
         (Fault::NoUpgrade(status), _) => {
             format!(

@@ -5,16 +5,16 @@ use std::{io, net::SocketAddr};
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::StatusCode;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{Error, Message, error::ProtocolError, protocol::WebSocketConfig},
 };
 
-use crate::wire::frame::{self, FrameHeader};
+use crate::{
+    cli::tls::ClientStream,
+    wire::frame::{self, FrameHeader},
+};
 
 /// The longest message of a probe.
 pub(super) const MAX_MESSAGE: usize = 64 << 10;
@@ -22,8 +22,8 @@ pub(super) const MAX_MESSAGE: usize = 64 << 10;
 /// A client's end of a leg.
 pub(super) enum Leg {
     /// With what was read of frames that are not whole.
-    Tcp(TcpStream, BytesMut),
-    WebSocket(Box<WebSocketStream<TcpStream>>),
+    Tcp(ClientStream, BytesMut),
+    WebSocket(Box<WebSocketStream<ClientStream>>),
 }
 
 /// What can go wrong with a leg.
@@ -31,6 +31,8 @@ pub(super) enum Leg {
 pub(super) enum Fault {
     /// The system says so.
     Io(io::Error),
+    /// Its TLS did not come about.
+    Tls(io::Error),
     /// The other end closed it, where more was expected.
     Closed,
     /// Something came that was not sent at the other end of the relay.
@@ -45,13 +47,13 @@ pub(super) enum Fault {
 
 impl Leg {
     /// A leg on TCP.
-    pub(super) fn tcp(socket: TcpStream) -> Self {
+    pub(super) fn tcp(socket: ClientStream) -> Self {
         // Room comes with the first read.
         Self::Tcp(socket, BytesMut::new())
     }
 
     /// A leg on a WebSocket, its handshake done.
-    pub(super) async fn websocket(socket: TcpStream, url: &str) -> Result<Self, Fault> {
+    pub(super) async fn websocket(socket: ClientStream, url: &str) -> Result<Self, Fault> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
@@ -76,7 +78,8 @@ impl Leg {
         match self {
             Self::Tcp(socket, _) => {
                 let frame = frame::encode(message).map_err(io::Error::other)?;
-                Ok(socket.write_all(&frame).await?)
+                socket.write_all(&frame).await?;
+                Ok(socket.flush().await?)
             }
             Self::WebSocket(socket) => {
                 Ok(socket.send(Message::Binary(Bytes::copy_from_slice(message))).await?)
@@ -137,7 +140,7 @@ impl From<Error> for Fault {
 }
 
 async fn receive_frame(
-    socket: &mut TcpStream,
+    socket: &mut ClientStream,
     buffer: &mut BytesMut,
 ) -> Result<Option<Bytes>, Fault> {
     loop {

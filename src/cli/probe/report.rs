@@ -15,6 +15,8 @@ use crate::wire::Transport;
 #[derive(Serialize)]
 pub(super) struct Report {
     relay: String,
+    /// Whether the legs are in TLS.
+    tls: bool,
     healthy: bool,
     probes: Vec<Finding>,
     #[serde(skip)]
@@ -50,8 +52,8 @@ struct Failure {
 }
 
 impl Report {
-    pub(super) fn new(address: &Address, json: bool) -> Self {
-        Self { relay: address.to_string(), healthy: true, probes: Vec::new(), json }
+    pub(super) fn new(address: &Address, tls: bool, json: bool) -> Self {
+        Self { relay: address.to_string(), tls, healthy: true, probes: Vec::new(), json }
     }
 
     /// A probe begins.

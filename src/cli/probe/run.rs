@@ -18,13 +18,18 @@ use super::{
     report::{Finding, Report},
     traffic::{self, SMALL},
 };
-use crate::wire::{
-    Transport,
-    rendezvous::{ConnType, request_relay},
+use crate::{
+    cli::tls::{ClientStream, TlsClient},
+    wire::{
+        Transport,
+        rendezvous::{ConnType, request_relay},
+    },
 };
 
 /// What all probes of a command have in common.
 pub(super) struct Plan {
+    /// If the legs are in TLS.
+    pub(super) tls: Option<TlsClient>,
     pub(super) address: Address,
     pub(super) websocket_port: u16,
     pub(super) path: String,
@@ -215,11 +220,16 @@ impl Plan {
         let socket = TcpStream::connect(SocketAddr::new(ip, port)).await.map_err(Fault::Io)?;
         // Only the measured times are at stake.
         let _ = socket.set_nodelay(true);
+        let stream = match &self.tls {
+            None => ClientStream::Plain(socket),
+            Some(tls) => tls.begin(&self.address.host, socket).await.map_err(Fault::Tls)?,
+        };
         match transport {
-            Transport::Tcp => Ok(Leg::tcp(socket)),
+            Transport::Tcp => Ok(Leg::tcp(stream)),
             Transport::WebSocket => {
+                // The scheme is of no consequence here: the stream is what it is.
                 let url = format!("ws://{}{}", self.address.with_port(port), self.path);
-                Leg::websocket(socket, &url).await
+                Leg::websocket(stream, &url).await
             }
         }
     }
@@ -244,9 +254,10 @@ impl Plan {
             }
         };
         let to = SocketAddr::new(ip, self.port(transport));
+        let within = if self.tls.is_some() { " in TLS" } else { "" };
         match leg.local_addr() {
-            Ok(from) => format!("{from} to {to}{upgraded}"),
-            Err(_) => format!("to {to}{upgraded}"),
+            Ok(from) => format!("{from} to {to}{within}{upgraded}"),
+            Err(_) => format!("to {to}{within}{upgraded}"),
         }
     }
 }

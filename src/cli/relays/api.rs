@@ -14,7 +14,10 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::config::Secret;
+use crate::{
+    cli::tls::{ClientStream, TlsClient, Trust},
+    config::Secret,
+};
 
 /// How long an answer may take as a whole.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,6 +27,8 @@ const MAX_ANSWER: usize = 16 << 20;
 
 /// An admin API.
 pub(super) struct AdminApi {
+    /// For https.
+    tls: Option<TlsClient>,
     host: String,
     port: u16,
     /// What stands before `/api/v1`, behind a proxy.
@@ -44,16 +49,14 @@ struct ProblemDocument {
 }
 
 impl AdminApi {
-    pub(super) fn new(url: &str, token: &Secret) -> anyhow::Result<Self> {
-        let wanted = "--url must be like http://HOST:PORT";
+    pub(super) fn new(url: &str, token: &Secret, trust: &Trust) -> anyhow::Result<Self> {
+        let wanted = "--url must be like http://HOST:PORT or https://HOST:PORT";
         let uri: Uri = url.parse().ok().with_context(|| format!("{wanted}, not {url:?}"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => bail!(
-                "https is not supported here yet: give the relay's own address as http://HOST:PORT, through an SSH tunnel if it is far away"
-            ),
+        let (tls, usual_port) = match uri.scheme_str() {
+            Some("http") => (None, 80),
+            Some("https") => (Some(trust.client()?), 443),
             _ => bail!("{wanted}, not {url:?}"),
-        }
+        };
         let authority = uri.authority().with_context(|| format!("{wanted}, not {url:?}"))?;
         if authority.as_str().contains('@') || uri.query().is_some() {
             bail!("{wanted}, without a user, a password or a query");
@@ -64,8 +67,9 @@ impl AdminApi {
                 .context("the admin token holds characters that no HTTP header can: check it")?;
         authorization.set_sensitive(true);
         Ok(Self {
+            tls,
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port: authority.port_u16().unwrap_or(usual_port),
             prefix: uri.path().trim_end_matches('/').to_owned(),
             authorization,
         })
@@ -89,13 +93,21 @@ impl AdminApi {
         }
     }
 
-    async fn exchange(&self, request: Request<Empty<Bytes>>) -> anyhow::Result<Answer> {
+    async fn connect(&self) -> anyhow::Result<ClientStream> {
         let socket = TcpStream::connect((self.host.as_str(), self.port))
             .await
             .map_err(|error| self.unreachable(error))?;
+        let Some(tls) = &self.tls else { return Ok(ClientStream::Plain(socket)) };
+        tls.begin(&self.host, socket).await.with_context(|| {
+            format!("no TLS with {self}: if its certificate is of your own making, give --ca FILE; if it has none, give --url http://…")
+        })
+    }
+
+    async fn exchange(&self, request: Request<Empty<Bytes>>) -> anyhow::Result<Answer> {
+        let stream = self.connect().await?;
         let not_http = || format!("{self} does not answer as an HTTP server: is --url right?");
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(socket)).await.with_context(not_http)?;
+            http1::handshake(TokioIo::new(stream)).await.with_context(not_http)?;
         let exchange = async move {
             let response = sender.send_request(request).await.with_context(not_http)?;
             let status = response.status();
@@ -146,7 +158,8 @@ impl AdminApi {
 
 impl fmt::Display for AdminApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority(), self.prefix)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.prefix)
     }
 }
 

@@ -179,6 +179,17 @@ impl CertificateFiles {
     }
 }
 
+/// Until when the certificate is valid that `config` names, relative to `dir`; `None` when it names
+/// none.
+///
+/// # Errors
+/// When that is no certificate with its key.
+pub fn validity(config: &TlsConfig, dir: &Path) -> Result<Option<Timestamp>, CertificateError> {
+    let Some(paths) = paths(config, dir) else { return Ok(None) };
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    Ok(Some(paths.parse(&paths.read(), &provider)?.not_after))
+}
+
 /// Where the certificate is that `config` names, if it names one.
 fn paths(config: &TlsConfig, dir: &Path) -> Option<Paths> {
     let is_set = !config.cert.as_os_str().is_empty();

@@ -127,3 +127,36 @@ async fn a_swapped_certificate_is_shown_while_relays_go_on() {
     one.finish().await;
     assert_eq!(other.receive().await, None);
 }
+
+#[tokio::test]
+async fn a_reload_switches_tls_on_changes_it_and_off() {
+    let (identity, files) = (Identity::new(), tempfile::tempdir().unwrap());
+    identity.write(files.path());
+    let (cert, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
+    let gateway = TestGateway::start().await;
+    assert!(shown(&gateway, &identity).await.is_none());
+    let answer = gateway.reload_with(|c| (c.tls.cert, c.tls.key) = (cert, key)).await;
+    assert_eq!(answer.json()["applied"], serde_json::json!(["tls.cert", "tls.key"]));
+    let gateway = TlsGateway { gateway, identity, files };
+    let (mut one, mut other, _) = gateway.pair(Kind::Tls, Kind::Tcp).await;
+
+    // The same names with other contents: at once, and not with the next look.
+    let new = Identity::new();
+    new.write(gateway.files.path());
+    assert_eq!(gateway.gateway.post("/api/v1/reload").await.status, 200);
+    assert!(shown(&gateway.gateway, &new).await.is_some());
+
+    // What will not do is refused as a whole.
+    std::fs::write(gateway.files.path().join("key.pem"), &gateway.identity.key_pem).unwrap();
+    let refused = gateway.gateway.post("/api/v1/reload").await;
+    assert!(refused.status >= 400 && refused.body.contains("tls.key"), "{}", refused.body);
+    assert!(shown(&gateway.gateway, &new).await.is_some());
+
+    gateway
+        .gateway
+        .reload_with(|c| c.tls = mini_rust_desk_relay_server::config::TlsConfig::default())
+        .await;
+    assert!(shown(&gateway.gateway, &new).await.is_none());
+    one.send(b"still here").await;
+    assert_eq!(other.receive().await.as_deref(), Some(&b"still here"[..]));
+}
