@@ -199,16 +199,16 @@ impl KeyRing {
     /// second or so.
     pub fn tick(&self, now: Timestamp) {
         self.ledger.turn_over(now);
+        let accounts = self.keys.load_full();
+        let accounts = accounts.iter().map(|key| &key.account);
+        let expired = accounts.filter(|account| account.terms().has_expired(|| now));
+        let expired: BTreeSet<_> = expired.map(|account| Arc::clone(&account.label)).collect();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in self.keys.load().iter() {
-            let label = &key.account.label;
-            if !key.account.terms().has_expired(|| now) {
-                // It may have been given more time.
-                told.remove(label);
-            } else if told.insert(Arc::clone(label)) {
-                tracing::warn!(key = %label, "this key has expired: it lets nobody in any more");
-            }
+        for label in expired.difference(&told) {
+            tracing::warn!(key = %label, "this key has expired: it lets nobody in any more");
         }
+        // One that was given more time may expire once more.
+        *told = expired;
     }
 
     /// Keeps what the keys have carried. To be called every minute, and at the end; blocks.

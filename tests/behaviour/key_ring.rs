@@ -1,7 +1,7 @@
 //! Several keys at once: who may meet whom, what each key grants, and how that changes while the
 //! relay runs.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use jiff::{SignedDuration, Timestamp};
 use mini_rust_desk_relay_server::{
@@ -11,6 +11,7 @@ use mini_rust_desk_relay_server::{
         rendezvous::{ConnType, request_relay},
     },
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -309,6 +310,31 @@ async fn a_months_traffic_survives_a_restart_and_is_added_up_by_two_at_once() {
     refuses(&next, "for-guests", "key_quota_traffic").await;
     assert_eq!(status(&next, "guests").await["refused"]["monthly_traffic"], 2);
     carry_office(&next).await;
+}
+
+/// The same by two processes, as during a hand-over, and one after them.
+#[tokio::test]
+async fn two_processes_that_end_at_once_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = async || {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_mini_rust_desk_relay_server"));
+        program.env("RELAY__USAGE_FILE", dir.path().join("usage.json"));
+        let keys = "[{ label = 'guests', key = 'for-guests' }, { label = 'office', key = 'for-the-office' }]";
+        program.env("RELAY__KEYS", keys);
+        Process::start_by(program, tempfile::tempdir().unwrap(), &[]).await
+    };
+    let mut processes = [start().await, start().await];
+    for process in &processes {
+        carry(&process.gateway, 3000).await;
+    }
+    processes.iter().for_each(|process| process.signal(Signal::TERM));
+    for process in &mut processes {
+        assert_eq!(process.ended().await, 0);
+    }
+    let sum = kept(dir.path())["guests"].as_u64();
+    assert!(sum.is_some_and(|bytes| (6000..6100).contains(&bytes)), "{sum:?}");
+    let next = start().await;
+    assert_eq!(status(&next.gateway, "guests").await["month_bytes"].as_u64(), sum);
 }
 
 async fn carry_office(gateway: &TestGateway) {

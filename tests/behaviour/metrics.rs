@@ -6,7 +6,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use mini_rust_desk_relay_server::wire::Transport::{Tcp, WebSocket};
+use mini_rust_desk_relay_server::{
+    config::{KeyConfig, Secret},
+    wire::Transport::{Tcp, WebSocket},
+};
 
 use crate::{
     requirement::program,
@@ -63,7 +66,15 @@ async fn promtool_has_nothing_to_object() {
     let Some(promtool) = program("promtool", ".ci/install unpacks it") else { return };
     let gateway = TestGateway::start().await;
     let _pair = gateway.pair(Tcp, WebSocket).await;
+    // With the series that keys have, too.
+    let key = |label: &str| KeyConfig {
+        label: label.to_owned(),
+        key: Secret::new(label),
+        ..KeyConfig::default()
+    };
+    gateway.reload_with(|config| config.keys = vec![key("one"), key("an.other_one-2")]).await;
     let text = gateway.get("/metrics").await.body;
+    assert!(text.contains("relay_key_bytes_total{key=\"an.other_one-2\"} 0\n"), "{text}");
     let mut child = Command::new(promtool)
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
