@@ -4,6 +4,7 @@
 //! It does not act on a setting, and opens no file but the configuration itself.
 
 mod access;
+mod acme;
 mod admin;
 mod bandwidth;
 mod change;
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use self::rules::Rules;
 pub use self::{
     access::AccessConfig,
+    acme::AcmeConfig,
     admin::AdminConfig,
     bandwidth::BandwidthConfig,
     change::{Changes, Effect, effect_of},

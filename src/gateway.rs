@@ -3,6 +3,7 @@
 
 mod admin_door;
 mod capacity;
+mod certificates;
 mod control;
 mod keys;
 mod light;
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use self::{
     admin_door::AdminDoor,
     capacity::connection_limit,
+    certificates::Certificates,
     light::{Light, accept},
     reload::Rooms,
     secrets::draw_token,
@@ -38,6 +40,7 @@ pub use self::{
     secrets::{TokenError, read_token, tell_token},
 };
 use crate::{
+    acme::AcmeSetupError,
     config::{Config, FrontDoorConfig, Live, Secret},
     front_door::FrontDoor,
     http::{self, AdminState, BearerToken, Upgrades},
@@ -49,7 +52,7 @@ use crate::{
         listener::{ListenError, Listener},
         liveness::Liveness,
         refusals::Refusals,
-        tls::files::{CertificateFiles, TlsError},
+        tls::files::TlsError,
     },
     relay::{
         self, Parts, entrance::Entrance, pairing::WaitingRoom, plane::BulkPlane,
@@ -91,6 +94,9 @@ pub enum GatewayError {
     /// The certificate for TLS is not to be had.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Nor one by ACME, ever.
+    #[error(transparent)]
+    Acme(#[from] AcmeSetupError),
     /// A constant of ours was refused.
     #[error("the metrics cannot be set up")]
     Metrics(#[from] BuildError),
@@ -103,7 +109,7 @@ pub struct Gateway {
     shared: Vec<Vec<Listener>>,
     admin_listeners: Vec<Listener>,
     door: Arc<FrontDoor>,
-    certificates: Arc<CertificateFiles>,
+    certificates: Certificates,
     admin_router: Router,
     admin: Arc<AdminState>,
     generated_token: Option<Secret>,
@@ -141,7 +147,7 @@ impl Gateway {
             None => draw_token().map(|token| (token.clone(), Some(token)))?,
         };
         let token = Arc::new(BearerToken::new(token));
-        let certificates = CertificateFiles::show(&config.tls, dir, Arc::clone(&metrics))?;
+        let certificates = Certificates::show(&config.tls, dir, &metrics)?;
         let mut bind = |addrs: &[SocketAddr], purpose| {
             let liveness = Liveness::of(&config.relay);
             Listener::inherit_or_bind(addrs, purpose, &mut inherited, liveness)
@@ -163,7 +169,7 @@ impl Gateway {
             access: Arc::clone(&parts.access),
             ring: Arc::clone(&parts.ring),
             token: Arc::clone(&token),
-            certificates: Arc::clone(&certificates),
+            certificates: Arc::clone(&certificates.files),
             connections: Arc::clone(&connections),
             listeners: Mutex::new(share(&listeners)?),
         };
@@ -235,7 +241,7 @@ impl Gateway {
         let throttle = Arc::clone(&admin.parts.throttle);
         let hard = shutdown.hard().clone();
         tracker.spawn(async move { throttle.serve_until(hard).await });
-        tracker.spawn(self.certificates.watch_until(shutdown.hard().clone()));
+        self.certificates.look_after(&shutdown);
         tracker.spawn(sample(admin.parts.clone(), Arc::clone(&admin.exposition), shutdown.clone()));
         let pulse = Pulse::new(1 + shared.len());
         tracker.spawn(pulse.clone().watch(shutdown.hard().clone()));
@@ -306,15 +312,13 @@ fn parts(
     shutdown: &Shutdown,
     legs: &TaskTracker,
 ) -> Result<Parts, GatewayError> {
-    let access = Arc::new(Access::new(&config.access, &config.proxy, dir));
-    let limits = config.bandwidth.clone();
-    let throttle = Throttle::new(limits, Arc::clone(&access), Arc::clone(metrics));
+    let throttle = Throttle::new(config.bandwidth.clone(), Arc::clone(metrics));
     let ring = keys::ring(config, dir)?;
     Ok(Parts {
         metrics: Arc::clone(metrics),
         refusals: Refusals::new(Arc::clone(metrics)),
         proxies: Live::new(config.proxy.clone()),
-        access,
+        access: Arc::new(Access::new(&config.access, &config.proxy, dir)),
         draining: shutdown.soft().clone(),
         room: WaitingRoom::new(
             Live::new(config.pairing.clone()),
@@ -338,7 +342,7 @@ fn open_door(
     limits: Live<FrontDoorConfig>,
     parts: &Parts,
     admin: &Arc<AdminState>,
-    certificates: &CertificateFiles,
+    certificates: &Certificates,
     with_admin: bool,
 ) -> FrontDoor {
     let entrance = Entrance {
@@ -352,7 +356,7 @@ fn open_door(
     };
     let upgrades = Upgrades { entrance: entrance.clone(), tracker: parts.legs.clone() };
     let router = http::front_door(upgrades, admin, with_admin);
-    let tls = Arc::clone(certificates.terminator());
+    let tls = Arc::clone(certificates.files.terminator());
     FrontDoor::new(entrance, router, parts.proxies.clone(), tls)
 }
 

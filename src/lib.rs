@@ -2,6 +2,7 @@
 //! cannot reach each other: it pairs the two connections that name one uuid and moves their bytes.
 #![forbid(unsafe_code)]
 
+pub mod acme;
 pub mod cli;
 pub mod config;
 pub mod front_door;

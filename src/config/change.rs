@@ -44,6 +44,12 @@ const KEYS: &[Key] = &[
     key!(Restart usage_file),
     key!(Live tls.cert),
     key!(Live tls.key),
+    // Whoever orders the certificate is started once.
+    key!(Restart tls.acme.domains),
+    key!(Restart tls.acme.email),
+    key!(Restart tls.acme.cache_dir),
+    key!(Restart tls.acme.directory),
+    key!(Restart tls.acme.directory_ca),
     key!(Live proxy.trusted),
     key!(Live proxy.protocol),
     key!(Live proxy.headers),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::Rules;
+use super::{AcmeConfig, rules::Rules};
 
 /// The `[tls]` section.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -14,6 +14,8 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// A PEM file with its private key.
     pub key: PathBuf,
+    /// The certificate that the relay fetches itself, instead.
+    pub acme: AcmeConfig,
 }
 
 impl TlsConfig {
@@ -23,5 +25,11 @@ impl TlsConfig {
             &["tls.cert", "tls.key"],
             "of cert and key only one is set: TLS needs both",
         );
+        rules.require(
+            self.cert.as_os_str().is_empty() || !self.acme.is_on(),
+            &["tls.acme.domains", "tls.cert"],
+            "a certificate in tls.cert and one by ACME: leave one of them empty",
+        );
+        self.acme.validate(rules);
     }
 }

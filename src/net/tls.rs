@@ -92,19 +92,22 @@ impl TlsTerminator {
         &self.provider
     }
 
-    /// Makes ready to show what `certificates` has for each ClientHello.
+    /// Makes ready to show what `certificates` has for each ClientHello, to those also who ask for
+    /// one of `further` protocols.
     ///
     /// # Errors
     /// When TLS cannot be set up at all.
     pub fn prepare(
         &self,
         certificates: Arc<dyn ResolvesServerCert>,
+        further: &[&[u8]],
     ) -> Result<Presentable, TlsSetupError> {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(certificates);
-        config.alpn_protocols = vec![HTTP_1.to_vec()];
+        config.alpn_protocols =
+            [&[HTTP_1], further].concat().iter().map(|name| name.to_vec()).collect();
         config.ticketer = Arc::clone(&self.tickets);
         // Who comes again brings a ticket: nothing is kept here for those who do not.
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -1,6 +1,7 @@
 //! The relay's behaviour, over real sockets against a started gateway.
 
 mod access;
+mod acme;
 mod admin;
 mod arrivals;
 mod autobahn;
@@ -11,7 +12,6 @@ mod descriptors;
 mod drain;
 mod early_bytes;
 mod endings;
-mod faults;
 mod forwarded;
 mod front_door;
 mod half_close;

@@ -26,10 +26,19 @@ pub(crate) struct Server {
 impl Server {
     /// Starts what `command` makes of its directory, and waits until it listens.
     pub(crate) async fn start(addr: SocketAddr, command: impl FnOnce(&Path) -> Command) -> Self {
+        Self::start_saying(addr, Stdio::null(), command).await
+    }
+
+    /// The same, and what it says goes to `output`.
+    pub(crate) async fn start_saying(
+        addr: SocketAddr,
+        output: Stdio,
+        command: impl FnOnce(&Path) -> Command,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut child = command(dir.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(fs::File::create(dir.path().join("stderr")).expect("a file"))
             .spawn()
             .expect("the server starts");

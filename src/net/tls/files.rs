@@ -94,9 +94,12 @@ impl CertificateFiles {
     pub fn apply(&self, prepared: Option<Prepared>) {
         let (watched, presentable) =
             prepared.map(|prepared| (prepared.watched, prepared.presentable)).unzip();
+        if watched.is_none() && self.lock().is_none() {
+            // It may be somebody else's that is shown.
+            return;
+        }
         let changed = match (&*self.lock(), &watched) {
             (Some(before), Some(now)) => before.seen != now.seen,
-            (None, None) => false,
             _ => true,
         };
         if let Some(watched) = watched.as_ref().filter(|_| changed) {
@@ -164,7 +167,7 @@ impl CertificateFiles {
     ) -> Result<Prepared, TlsSetupError> {
         let Certificate { certified, not_after } = certificate;
         let shown = Arc::new(SingleCertAndKey::from(certified));
-        let presentable = self.terminator.prepare(shown)?;
+        let presentable = self.terminator.prepare(shown, &[])?;
         Ok(Prepared { watched: Watched { paths, seen, suspect: None, not_after }, presentable })
     }
 
