@@ -5,37 +5,39 @@ mod admin_door;
 mod capacity;
 mod certificates;
 mod control;
+mod handover;
 mod keys;
 mod light;
 mod lists;
 mod reload;
 mod secrets;
 mod service;
+mod upkeep;
+mod way_down;
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::Router;
 use jiff::Timestamp;
 use metrics_exporter_prometheus::BuildError;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use self::{
     admin_door::AdminDoor,
     capacity::connection_limit,
     certificates::Certificates,
+    control::UpgradeRequest,
+    handover::follow,
     light::{Light, accept},
     reload::Rooms,
-    secrets::draw_token,
-    service::{Pulse, tell_status, with_time},
+    secrets::admin_token,
+    service::Pulse,
+    way_down::WayDown,
 };
 pub use self::{
     control::Control,
+    handover::{Following, Predecessor, TakeoverError},
     reload::Reloader,
     secrets::{TokenError, read_token, tell_token},
 };
@@ -43,9 +45,9 @@ use crate::{
     acme::AcmeSetupError,
     config::{Config, FrontDoorConfig, Live, Secret},
     front_door::FrontDoor,
-    http::{self, AdminState, BearerToken, Upgrades},
+    http::{self, AdminState, Upgrades},
     key_ring::{KeyRingError, UsageError},
-    metrics::{self, Exposition, Metrics},
+    metrics::{self, Metrics},
     net::{
         access::Access,
         inherited::{Inherited, Purpose},
@@ -55,19 +57,12 @@ use crate::{
         tls::files::TlsError,
     },
     relay::{
-        self, Parts, entrance::Entrance, pairing::WaitingRoom, plane::BulkPlane,
+        self, Core, Parts, entrance::Entrance, pairing::WaitingRoom, plane::BulkPlane,
         registry::ActiveRelays, throttle::Throttle,
     },
     service_manager,
     shutdown::Shutdown,
-    telemetry,
 };
-
-/// How often rates are taken.
-const SAMPLE: Duration = Duration::from_secs(1);
-
-/// How many samples between two upkeeps of the metrics.
-const UPKEEP_EVERY: u32 = 5;
 
 /// How long relays that are cut short may take to say so.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -114,9 +109,15 @@ pub struct Gateway {
     admin: Arc<AdminState>,
     generated_token: Option<Secret>,
     shutdown: Shutdown,
-    /// The front door's connections; `Shutdown`'s own tracker has what serves the gateway itself.
+    /// The relays; `Shutdown`'s own tracker has what serves the gateway itself.
     legs: TaskTracker,
+    /// Those who let people in, and whoever has not said who it is.
+    strangers: TaskTracker,
+    core: Core,
     control: Arc<Control>,
+    upgrades: mpsc::Receiver<UpgradeRequest>,
+    /// The process from which this one takes over.
+    following: Option<Following>,
 }
 
 impl Gateway {
@@ -140,13 +141,9 @@ impl Gateway {
         let (metrics, exposition) = metrics::start()?;
         let metrics = Arc::new(metrics);
         let shutdown = Shutdown::default();
-        let legs = TaskTracker::new();
+        let (legs, strangers) = (TaskTracker::new(), TaskTracker::new());
         let parts = parts(&config, dir, &metrics, &shutdown, &legs)?;
-        let (token, generated_token) = match read_token(&config, dir)? {
-            Some(token) => (token, None),
-            None => draw_token().map(|token| (token.clone(), Some(token)))?,
-        };
-        let token = Arc::new(BearerToken::new(token));
+        let (token, generated_token) = admin_token(&config, dir)?;
         let certificates = Certificates::show(&config.tls, dir, &metrics)?;
         let mut bind = |addrs: &[SocketAddr], purpose| {
             let liveness = Liveness::of(&config.relay);
@@ -157,45 +154,47 @@ impl Gateway {
         inherited.close_rest();
         let shared: Result<_, _> = (1..config.threads.light()).map(|_| share(&listeners)).collect();
         let connections = connection_limit(&config, &parts);
-        let front_door = Live::new(config.front_door.clone());
-        let rooms = Rooms {
-            front_door: front_door.clone(),
-            proxies: parts.proxies.clone(),
-            pairing: parts.room.limits().clone(),
-            relay: parts.limits.clone(),
-            shutdown: Live::new(config.shutdown.clone()),
-            throttle: Arc::clone(&parts.throttle),
-            relays: Arc::clone(&parts.relays),
-            access: Arc::clone(&parts.access),
-            ring: Arc::clone(&parts.ring),
-            token: Arc::clone(&token),
-            certificates: Arc::clone(&certificates.files),
-            connections: Arc::clone(&connections),
-            listeners: Mutex::new(share(&listeners)?),
-        };
-        let control = Control::new(&config, dir, rooms, &shutdown, &parts.relays);
+        let listening = listeners.iter().chain(&admin_listeners).map(Listener::share);
+        let listening = listening.collect::<Result<_, _>>()?;
+        let files = &certificates.files;
+        let rooms = Rooms::of(&config, &parts, &token, files, &connections, listening);
+        let front_door = rooms.front_door.clone();
+        let (control, upgrades) = Control::new(&config, dir, rooms, &shutdown, &parts.relays);
         let admin = Arc::new(AdminState {
             parts: parts.clone(),
             connections,
             exposition: Arc::new(exposition),
             token,
             control: Arc::clone(&control) as Arc<dyn http::Control>,
+            limits: front_door.clone(),
             started: Timestamp::now(),
             since: Instant::now(),
         });
+        let core = Core::new(&parts);
         let with_admin = admin_listeners.is_empty();
         Ok(Self {
             listeners,
             shared: shared?,
             admin_listeners,
-            door: Arc::new(open_door(front_door, &parts, &admin, &certificates, with_admin)),
+            door: Arc::new(open_door(
+                front_door,
+                &core,
+                &admin,
+                &strangers,
+                &certificates,
+                with_admin,
+            )),
             certificates,
             admin_router: http::admin_only(&admin),
             admin,
             generated_token,
             shutdown,
             legs,
+            strangers,
+            core,
             control,
+            upgrades,
+            following: None,
         })
     }
 
@@ -219,6 +218,11 @@ impl Gateway {
         self.admin.parts.ring.is_open()
     }
 
+    /// Takes on, once it runs, the legs of the process whose listeners it was given.
+    pub fn follows(&mut self, predecessor: Following) {
+        self.following = Some(predecessor);
+    }
+
     /// How it is told to reload.
     pub const fn control(&self) -> &Arc<Control> {
         &self.control
@@ -232,44 +236,37 @@ impl Gateway {
     /// Serves until it is told to drain, and has.
     pub async fn run(self) {
         let Self {
-            listeners, shared, admin_listeners, door, admin, shutdown, legs, control, ..
+            listeners,
+            shared,
+            admin_listeners,
+            door,
+            admin,
+            shutdown,
+            legs,
+            strangers,
+            core,
+            control,
+            upgrades,
+            following,
+            ..
         } = self;
         let tracker = shutdown.tracker();
-        let room = Arc::clone(&admin.parts.room);
-        let soft = shutdown.soft().clone();
-        tracker.spawn(async move { room.sweep_until(soft).await });
-        let throttle = Arc::clone(&admin.parts.throttle);
-        let hard = shutdown.hard().clone();
-        tracker.spawn(async move { throttle.serve_until(hard).await });
-        self.certificates.look_after(&shutdown);
-        tracker.spawn(sample(admin.parts.clone(), Arc::clone(&admin.exposition), shutdown.clone()));
         let pulse = Pulse::new(1 + shared.len());
-        tracker.spawn(pulse.clone().watch(shutdown.hard().clone()));
-        tracker.spawn(tell_status(Arc::clone(&admin), shutdown.hard().clone()));
-        tracker.spawn(keys::look_after(
-            Arc::clone(&admin.parts.ring),
-            Arc::clone(&admin.parts.relays),
-            shutdown.clone(),
-        ));
-        let connections = Arc::clone(&admin.connections);
-        tracker.spawn(lists::keep(admin.parts.clone(), connections, shutdown.clone()));
+        upkeep::start(&admin, self.certificates, &pulse, &shutdown);
+        // The admin's until the very end: somebody may want to see how the drain goes.
+        let (front, back) = (shutdown.soft().child_token(), shutdown.hard().child_token());
         let light = Light {
             door: Arc::clone(&door),
             connections: Arc::clone(&admin.connections),
             shutdown: shutdown.clone(),
             legs: legs.clone(),
+            stop: front.clone(),
+            strangers: strangers.clone(),
             pulse,
         };
         light.accept(0, listeners);
-        for (index, listeners) in shared.into_iter().enumerate() {
-            if let Err(error) = light.start(index + 1, listeners, FAREWELL) {
-                light.pulse.excuse(index + 1);
-                tracing::error!(%error, "a thread of the light plane does not start: the others serve");
-            }
-        }
+        light.start(shared, FAREWELL);
         for listener in admin_listeners {
-            // Until the very end: somebody may want to see how the drain goes.
-            let stop = shutdown.hard().clone();
             let admin_door = AdminDoor {
                 router: self.admin_router.clone(),
                 door: Arc::clone(&door),
@@ -277,31 +274,26 @@ impl Gateway {
             };
             let serve = move |connection| admin_door.open(connection);
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
-            tracker.spawn(accept(listener, stop, limit, serve));
+            tracker.spawn(accept(listener, back.clone(), limit, serve));
         }
-        service_manager::ready();
-        shutdown.soft().cancelled().await;
-        service_manager::stopping();
-        control.reloader().listeners().clear();
-        legs.close();
-        with_time(drain(&shutdown, &legs, &admin, control.drain_timeout())).await;
-        shutdown.end();
-        tracker.close();
-        // Those that are cut short say so; what does not end by itself ends with the runtime.
-        let _ = timeout(FAREWELL, async { tokio::join!(legs.wait(), tracker.wait()) }).await;
-        admin.parts.refusals.tell_all();
-        keys::save_all(&admin.parts).await;
-    }
-}
-
-async fn drain(shutdown: &Shutdown, legs: &TaskTracker, admin: &AdminState, limit: Duration) {
-    let active = admin.parts.relays.count();
-    tracing::info!(active, timeout_s = limit.as_secs(), "draining: no new connections");
-    let drained = shutdown.hard().run_until_cancelled(timeout(limit, legs.wait())).await;
-    match admin.parts.relays.count() {
-        0 if matches!(drained, Some(Ok(()))) => tracing::info!("drained"),
-        0 => tracing::warn!("closing the connections that are still open"),
-        cut => tracing::warn!(cut, "closing the relays that are still active"),
+        let links = TaskTracker::new();
+        match following {
+            None => service_manager::ready(),
+            Some(following) => follow(following, &core, &admin, &links).await,
+        }
+        let way_down = WayDown {
+            shutdown,
+            admin,
+            control,
+            core,
+            legs,
+            strangers,
+            links,
+            front,
+            back,
+            upgrades,
+        };
+        way_down.go().await;
     }
 }
 
@@ -340,21 +332,23 @@ fn parts(
 
 fn open_door(
     limits: Live<FrontDoorConfig>,
-    parts: &Parts,
+    core: &Core,
     admin: &Arc<AdminState>,
+    strangers: &TaskTracker,
     certificates: &Certificates,
     with_admin: bool,
 ) -> FrontDoor {
+    let parts = &admin.parts;
     let entrance = Entrance {
-        stack: relay::stack(parts),
+        stack: relay::stack(core),
         metrics: Arc::clone(&parts.metrics),
         refusals: Arc::clone(&parts.refusals),
         access: Arc::clone(&parts.access),
         draining: parts.draining.clone(),
         limits,
-        legs: parts.legs.clone(),
+        legs: strangers.clone(),
     };
-    let upgrades = Upgrades { entrance: entrance.clone(), tracker: parts.legs.clone() };
+    let upgrades = Upgrades { entrance: entrance.clone(), tracker: strangers.clone() };
     let router = http::front_door(upgrades, admin, with_admin);
     let tls = Arc::clone(certificates.files.terminator());
     FrontDoor::new(entrance, router, parts.proxies.clone(), tls)
@@ -363,23 +357,4 @@ fn open_door(
 /// The same sockets once more.
 fn share(listeners: &[Listener]) -> Result<Vec<Listener>, ListenError> {
     listeners.iter().map(Listener::share).collect()
-}
-
-async fn sample(parts: Parts, exposition: Arc<Exposition>, shutdown: Shutdown) {
-    let mut ticks = interval(SAMPLE);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = Instant::now();
-    for round in 0_u32.. {
-        if shutdown.hard().run_until_cancelled(ticks.tick()).await.is_none() {
-            return;
-        }
-        parts.relays.sample(last.elapsed());
-        parts.refusals.tell();
-        parts.metrics.log_lines_lost.absolute(telemetry::lost());
-        last = Instant::now();
-        if round.is_multiple_of(UPKEEP_EVERY) {
-            exposition.upkeep();
-            parts.access.sweep();
-        }
-    }
 }

@@ -30,7 +30,7 @@ use self::client::Client;
 pub use self::{
     admin::AdminState,
     bearer::BearerToken,
-    control::{Control, Draining, ReloadError, Reloaded},
+    control::{Control, Draining, ReloadError, Reloaded, UpgradeError, Upgraded},
     problem::Problem,
     websocket::Upgrades,
 };

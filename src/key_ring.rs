@@ -144,6 +144,11 @@ impl KeyRing {
         self.keys.load().is_empty()
     }
 
+    /// What the key of this label grants; `None` when there is none.
+    pub fn grant(&self, label: &str) -> Option<Grant> {
+        self.keys.load().iter().find(|key| *key.account.label == *label).map(Grant::of)
+    }
+
     /// What the key that a client sent grants it.
     ///
     /// It is compared with every key, found or not, so that the time it takes tells nothing of

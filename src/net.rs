@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod first_message;
+pub mod handover;
 pub mod http_head;
 pub mod inherited;
 pub mod leg;

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod auth;
 pub mod entrance;
 pub mod pairing;
+pub mod passage;
 pub mod plane;
 pub mod record;
 pub mod registry;
@@ -11,7 +12,7 @@ pub mod request;
 pub mod splice;
 pub mod throttle;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use futures_util::future::{Ready, ready};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,6 +22,7 @@ use self::{
     admission::AdmissionLayer,
     auth::RequireKeyLayer,
     pairing::{Pairing, WaitingRoom},
+    passage::Newcomer,
     plane::BulkPlane,
     record::RecordLayer,
     registry::ActiveRelays,
@@ -35,7 +37,13 @@ use crate::{
     config::{Live, ProxyConfig, RelayConfig},
     key_ring::KeyRing,
     metrics::Metrics,
-    net::{access::Access, refusals::Refusals},
+    net::{
+        access::{Access, Denial},
+        leg::{Arriving, Leg},
+        listener::ConnectionLimit,
+        refusals::Refusals,
+    },
+    wire::rendezvous::Hello,
 };
 
 /// The whole way of a leg as one service, its type erased once.
@@ -70,36 +78,70 @@ pub struct Parts {
     pub legs: TaskTracker,
 }
 
+/// The stack's last two steps: a leg meets its peer, and the pair is relayed.
+#[derive(Clone)]
+pub struct Core {
+    splicer: Splicer,
+    parts: Parts,
+}
+
 /// Puts the stack together.
-pub fn stack(parts: &Parts) -> RelayStack {
-    let Parts { refusals, access, draining, ring, room, relays, limits, bulk, legs, .. } =
-        parts.clone();
-    let pipes = Pipes::new(if limits.get().kernel_splice { pipes::MOST } else { 0 });
-    let splicer = Splicer { registry: relays, limits, pipes, bulk };
+pub fn stack(core: &Core) -> RelayStack {
+    let Parts { refusals, access, draining, ring, room, .. } = core.parts.clone();
+    let core = core.clone();
     BoxCloneSyncService::new(
         ServiceBuilder::new()
             .layer(RecordLayer::new(refusals))
             .layer(AdmissionLayer::new(draining, access))
             .layer(RequireKeyLayer::new(ring))
-            .and_then(move |matched| splice(&splicer, &legs, matched))
+            .and_then(move |matched| core.splice(matched))
             .service(Pairing::new(room)),
     )
 }
 
-/// A pair gets a task of its own, on the thread that its second leg came to: what led it here is
-/// over, and keeps no memory while they are relayed.
-fn splice(
-    splicer: &Splicer,
-    legs: &TaskTracker,
-    matched: Match,
-) -> Ready<Result<Outcome, RelayError>> {
-    ready(Ok(match matched {
-        Match::Parked => Outcome::Parked,
-        Match::Paired(paired) => {
-            legs.spawn(splicer.splice(*paired));
-            Outcome::Relayed
+impl Core {
+    /// Of these parts.
+    pub fn new(parts: &Parts) -> Self {
+        let parts = parts.clone();
+        let pipes = Pipes::new(if parts.limits.get().kernel_splice { pipes::MOST } else { 0 });
+        let (registry, limits) = (Arc::clone(&parts.relays), parts.limits.clone());
+        let splicer = Splicer { registry, limits, pipes, bulk: Arc::clone(&parts.bulk) };
+        Self { splicer, parts }
+    }
+
+    /// A pair gets a task of its own, on the thread that its second leg came to: what led it here
+    /// is over, and keeps no memory while they are relayed.
+    fn splice(&self, matched: Match) -> Ready<Result<Outcome, RelayError>> {
+        ready(Ok(match matched {
+            Match::Parked => Outcome::Parked,
+            Match::Paired(paired) => {
+                self.parts.legs.spawn(self.splicer.splice(*paired));
+                Outcome::Relayed
+            }
+        }))
+    }
+
+    /// Takes a leg on that waited in another process. It was let in there: that its key is none of
+    /// ours any more is no reason to turn it away, as after a reload.
+    pub fn welcome(&self, newcomer: Newcomer, connections: &Arc<ConnectionLimit>) {
+        let Newcomer { uuid, target, conn_type, label, peer, transport, early, waited, socket } =
+            newcomer;
+        let Some(mut connection) = connections.admit(socket, peer) else { return };
+        if let Err(denial @ Denial::Blocked) = self.parts.access.admit(&mut connection) {
+            return self.parts.refusals.refuse(peer, denial.label(), &denial);
         }
-    }))
+        let grant = label.and_then(|label| self.parts.ring.grant(&label)).unwrap_or_default();
+        let leg = Leg { connection: connection.with_socket(Arriving::Plain), transport, early };
+        let licence_key = zeroize::Zeroizing::default();
+        let hello = Hello { uuid, target, conn_type, licence_key };
+        let now = Instant::now();
+        let since = now.checked_sub(waited).unwrap_or(now);
+        let request = RelayRequest { hello, leg, grant };
+        match self.parts.room.arrive(request, since) {
+            Ok(matched) => drop(self.splice(matched)),
+            Err(refusal) => self.parts.refusals.refuse(peer, refusal.label(), &refusal),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -112,11 +154,7 @@ pub(crate) mod tests {
     use crate::{
         key_ring::Grant,
         metrics,
-        net::{
-            first_message,
-            leg::{Arriving, Leg},
-            listener::ConnectionLimit,
-        },
+        net::first_message,
         wire::{
             Transport,
             rendezvous::{ConnType, request_relay},

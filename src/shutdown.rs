@@ -1,6 +1,7 @@
 //! The way down: two tokens and the tracker of every task.
 //!
-//! The soft token stops what is new (accepting, waiting); the hard one ends what is under way.
+//! The soft token stops what is new (accepting, waiting); the hard one ends what is under way. A
+//! third one stops accepting alone: another process has taken over.
 //! Signals are turned into them by [`Shutdown::on_signals`]; draining is `gateway`'s.
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -10,19 +11,42 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Shutdown {
     soft: CancellationToken,
     hard: CancellationToken,
+    succeeded: CancellationToken,
+    asked: CancellationToken,
     tracker: TaskTracker,
 }
 
 impl Shutdown {
     /// Begins the drain: no new connection, no new leg.
     pub fn drain(&self) {
+        self.asked.cancel();
         self.soft.cancel();
+    }
+
+    /// The same, of itself: another process has taken over, and whoever was on the way is through.
+    pub fn retire(&self) {
+        self.soft.cancel();
+    }
+
+    /// Cancelled when somebody asked for the drain.
+    pub const fn asked(&self) -> &CancellationToken {
+        &self.asked
     }
 
     /// Ends everything, drained or not.
     pub fn end(&self) {
         self.soft.cancel();
         self.hard.cancel();
+    }
+
+    /// Accepts nothing more, here or for the admin API: another process does. What is here goes on.
+    pub fn succeed(&self) {
+        self.succeeded.cancel();
+    }
+
+    /// Cancelled when another process has taken over.
+    pub const fn succeeded(&self) -> &CancellationToken {
+        &self.succeeded
     }
 
     /// Cancelled when the drain begins.

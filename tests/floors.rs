@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every room, with its floor: a file of `src` without its ending, and the folder of that name.
-const ROOMS: [(u8, &str); 27] = [
+const ROOMS: [(u8, &str); 28] = [
     (0, "wire"),
     (0, "key"),
     (1, "config"),
@@ -23,6 +23,7 @@ const ROOMS: [(u8, &str); 27] = [
     (3, "relay/throttle"),
     (4, "relay/registry"),
     (4, "relay/plane"),
+    (4, "relay/passage"),
     (5, "relay/record"),
     (5, "relay/admission"),
     (5, "relay/auth"),

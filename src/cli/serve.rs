@@ -6,13 +6,22 @@ use anyhow::Context as _;
 
 use super::Settings;
 use crate::{
-    config::Loaded,
-    gateway::{Gateway, tell_token},
+    config::{Config, Loaded},
+    gateway::{Gateway, Predecessor, tell_token},
     net::inherited::Inherited,
     telemetry,
 };
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    let predecessor = Predecessor::find()?;
+    let done = serve(settings, predecessor.as_ref());
+    if let (Err(error), Some(predecessor)) = (&done, &predecessor) {
+        predecessor.refuse(&format!("{error:#}"));
+    }
+    done
+}
+
+fn serve(settings: Settings, predecessor: Option<&Predecessor>) -> anyhow::Result<ExitCode> {
     let Loaded { config, warnings, .. } = settings.clone().load()?;
     let logging = telemetry::start(&config.log)?;
     for warning in warnings {
@@ -24,8 +33,7 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let gateway =
-            Gateway::bind_or_inherit(config, Path::new("."), Inherited::from_environment())?;
+        let gateway = bind(config, predecessor).await?;
         // Before it says that it is up: whoever waits for that may send one at once.
         let signals = gateway.shutdown().on_signals().context("cannot listen for signals")?;
         let control = gateway.control();
@@ -37,6 +45,19 @@ pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Listens: by what the process before hands over, or the service manager has given, and else by
+/// itself.
+async fn bind(config: Config, predecessor: Option<&Predecessor>) -> anyhow::Result<Gateway> {
+    let dir = Path::new(".");
+    let Some(predecessor) = predecessor else {
+        return Ok(Gateway::bind_or_inherit(config, dir, Inherited::from_environment())?);
+    };
+    let (inherited, following) = predecessor.offer().await?;
+    let mut gateway = Gateway::bind_or_inherit(config, dir, inherited)?;
+    gateway.follows(following);
+    Ok(gateway)
 }
 
 fn announce(gateway: &Gateway) {

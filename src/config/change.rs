@@ -88,6 +88,7 @@ const KEYS: &[Key] = &[
     // Chosen with the writer.
     key!(Restart log.format),
     key!(Live shutdown.drain_timeout),
+    key!(Live shutdown.handover_timeout),
 ];
 
 /// The keys that differ, in the order of the table.

@@ -27,8 +27,12 @@ pub(super) struct Light {
     pub(super) door: Arc<FrontDoor>,
     pub(super) connections: Arc<ConnectionLimit>,
     pub(super) shutdown: Shutdown,
-    /// The front door's connections.
+    /// The relays.
     pub(super) legs: TaskTracker,
+    /// Cancelled when nobody is let in any more.
+    pub(super) stop: CancellationToken,
+    /// Those who let people in, and whoever has not said who it is.
+    pub(super) strangers: TaskTracker,
     /// That each turns.
     pub(super) pulse: Pulse,
 }
@@ -42,8 +46,19 @@ impl Light {
             let door = Arc::clone(&self.door);
             let mut entrance = door.entrance.clone();
             let serve = move |connection| door.open(&mut entrance, connection);
-            let (stop, limit) = (self.shutdown.soft().clone(), Arc::clone(&self.connections));
-            self.shutdown.tracker().spawn(accept(listener, stop, limit, serve));
+            let limit = Arc::clone(&self.connections);
+            let accepting = accept(listener, self.stop.clone(), limit, serve);
+            self.strangers.spawn(accepting);
+        }
+    }
+
+    /// Accepts on as many further threads as there are sets of listeners.
+    pub(super) fn start(&self, shared: Vec<Vec<Listener>>, farewell: Duration) {
+        for (listeners, thread) in shared.into_iter().zip(1..) {
+            if let Err(error) = self.start_one(thread, listeners, farewell) {
+                self.pulse.excuse(thread);
+                tracing::error!(%error, "a thread of the light plane does not start: the others serve");
+            }
         }
     }
 
@@ -51,7 +66,7 @@ impl Light {
     ///
     /// # Errors
     /// When there is no thread or no runtime to be had.
-    pub(super) fn start(
+    fn start_one(
         &self,
         index: usize,
         listeners: Vec<Listener>,
@@ -74,7 +89,8 @@ impl Light {
             self.accept(index, listeners);
             self.shutdown.hard().cancelled().await;
             // Relays that are cut short say so; what does not end by itself ends with the runtime.
-            let _ = timeout(farewell, self.legs.wait()).await;
+            let over = async { tokio::join!(self.legs.wait(), self.strangers.wait()) };
+            let _ = timeout(farewell, over).await;
         });
     }
 }

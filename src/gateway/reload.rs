@@ -28,7 +28,7 @@ use crate::{
         liveness::Liveness,
         tls::files::{self, CertificateFiles},
     },
-    relay::{registry::ActiveRelays, throttle::Throttle},
+    relay::{Parts, registry::ActiveRelays, throttle::Throttle},
     service_manager,
     shutdown::Shutdown,
     telemetry::{Filter, LogLevel},
@@ -63,6 +63,33 @@ pub(super) struct Rooms {
     pub(super) connections: Arc<ConnectionLimit>,
     /// Copies of the listeners, until none accepts any more.
     pub(super) listeners: Mutex<Vec<Listener>>,
+}
+
+impl Rooms {
+    pub(super) fn of(
+        config: &Config,
+        parts: &Parts,
+        token: &Arc<BearerToken>,
+        certificates: &Arc<CertificateFiles>,
+        connections: &Arc<ConnectionLimit>,
+        listeners: Vec<Listener>,
+    ) -> Self {
+        Self {
+            front_door: Live::new(config.front_door.clone()),
+            proxies: parts.proxies.clone(),
+            pairing: parts.room.limits().clone(),
+            relay: parts.limits.clone(),
+            shutdown: Live::new(config.shutdown.clone()),
+            throttle: Arc::clone(&parts.throttle),
+            relays: Arc::clone(&parts.relays),
+            access: Arc::clone(&parts.access),
+            ring: Arc::clone(&parts.ring),
+            token: Arc::clone(token),
+            certificates: Arc::clone(certificates),
+            connections: Arc::clone(connections),
+            listeners: Mutex::new(listeners),
+        }
+    }
 }
 
 struct Configs {
@@ -116,7 +143,7 @@ impl Reloader {
     pub(super) fn reload(&self, shutdown: &Shutdown) -> Result<Reloaded, ReloadError> {
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         service_manager::reloading();
-        let done = if shutdown.is_draining() {
+        let done = if shutdown.is_draining() || shutdown.succeeded().is_cancelled() {
             Err(ReloadError::Draining)
         } else {
             self.attempt(&mut configs)

@@ -1,6 +1,10 @@
 //! The admin token as the configuration asks for it: from itself, from a file, or drawn.
 
-use std::{fs, io, path::Path, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     config::{Config, Secret},
@@ -61,6 +65,18 @@ pub fn tell_token(token: &Secret) {
         "admin token for this run: {} (set admin.token or admin.token_file to keep one)",
         token.expose()
     );
+}
+
+/// The token that is configured, or one that is drawn: that comes once more, to be told.
+pub(super) fn admin_token(
+    config: &Config,
+    dir: &Path,
+) -> Result<(Arc<BearerToken>, Option<Secret>), TokenError> {
+    let (token, drawn) = match read_token(config, dir)? {
+        Some(token) => (token, None),
+        None => draw_token().map(|token| (token.clone(), Some(token)))?,
+    };
+    Ok((Arc::new(BearerToken::new(token)), drawn))
 }
 
 /// A token that nobody chose.

@@ -7,7 +7,7 @@ mod relays;
 mod stats;
 mod waiting;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::{BearerToken, Control, Problem, bearer, control, problem};
 use crate::{
-    config::BitRate,
+    config::{BitRate, FrontDoorConfig, Live},
     metrics::Exposition,
     net::{access::ListName, listener::ConnectionLimit},
     relay::Parts,
@@ -41,6 +41,8 @@ pub struct AdminState {
     pub exposition: Arc<Exposition>,
     /// Who may ask.
     pub token: Arc<BearerToken>,
+    /// How long connections may take to say who they are.
+    pub limits: Live<FrontDoorConfig>,
     /// Who acts on what is asked.
     pub control: Arc<dyn Control>,
     /// When the gateway came up.
@@ -50,6 +52,11 @@ pub struct AdminState {
 }
 
 impl AdminState {
+    /// How long a connection may take to say who it is.
+    pub fn patience(&self) -> Duration {
+        self.limits.get().first_frame_timeout.get()
+    }
+
     /// Whether new legs are refused.
     pub fn is_draining(&self) -> bool {
         self.parts.draining.is_cancelled()
@@ -77,6 +84,7 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .route("/api/v1/blocklist/{*network}", lists::one(ListName::Block))
         .route("/api/v1/throttlelist", lists::whole(ListName::Throttle))
         .route("/api/v1/throttlelist/{*network}", lists::one(ListName::Throttle))
+        .route("/api/v1/upgrade", post(control::upgrade))
         .route("/api", any(problem::not_found))
         .route("/api/", any(problem::not_found))
         .route("/api/{*nothing}", any(problem::not_found))

@@ -1,7 +1,7 @@
 //! What the admin API may ask of the gateway that it is part of. The gateway answers; here is what
 //! is asked, and how answers look.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,12 @@ pub trait Control: Send + Sync {
 
     /// Begins the drain, which gives relays `timeout`, or what the configuration says.
     fn drain(&self, timeout: Option<Duration>) -> Draining;
+
+    /// Starts the program anew, and lets it take over.
+    ///
+    /// # Errors
+    /// When it does not; this process goes on.
+    fn upgrade(&self) -> Pin<Box<dyn Future<Output = Result<Upgraded, UpgradeError>> + Send>>;
 }
 
 /// What a reload did.
@@ -113,4 +119,68 @@ pub(super) async fn drain(
     };
     let draining = admin.control.drain(request.timeout.map(config::Duration::get));
     Ok((StatusCode::ACCEPTED, Json(draining)))
+}
+
+/// Why another process did not take over: this one goes on as before.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// It goes down, or another process has taken over.
+    #[error("this process is shutting down, or another one has taken over")]
+    Draining,
+    /// One request is under way, and one more waits.
+    #[error("an upgrade is under way")]
+    Busy,
+    /// A container ends with its first process.
+    #[error(
+        "this is process 1, and everything else would end with it: start a new container or pod, and let this one drain"
+    )]
+    FirstProcess,
+    /// The program cannot be started.
+    #[error("the new process cannot be started: {0}")]
+    Start(std::io::Error),
+    /// The channel to it failed.
+    #[error("the new process cannot be talked to: {0}")]
+    Io(std::io::Error),
+    /// It ended without a word.
+    #[error("the new process ended before it was ready{}: its own output says more", status(.0.as_ref()))]
+    Ended(Option<std::process::ExitStatus>),
+    /// It said why it ends.
+    #[error("the new process gave up: {0}")]
+    Refused(String),
+    /// It says what only another version understands.
+    #[error("the new process is another version, which takes over differently: restart instead")]
+    Stranger,
+    /// It did not become ready.
+    #[error("the new process was not ready after {} s, and has been ended", .0.as_secs())]
+    TooLate(Duration),
+}
+
+/// What an upgrade did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Upgraded {
+    /// The process that has taken over.
+    pub pid: u32,
+}
+
+fn status(status: Option<&std::process::ExitStatus>) -> String {
+    status.map(|status| format!(" ({status})")).unwrap_or_default()
+}
+
+impl From<UpgradeError> for Problem {
+    fn from(error: UpgradeError) -> Self {
+        let status = match error {
+            UpgradeError::Draining | UpgradeError::Busy | UpgradeError::FirstProcess => {
+                StatusCode::CONFLICT
+            }
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, format!("{error}; this process goes on as before"))
+    }
+}
+
+/// `POST /upgrade`.
+pub(super) async fn upgrade(
+    State(admin): State<Arc<AdminState>>,
+) -> Result<Json<Upgraded>, Problem> {
+    Ok(Json(admin.control.upgrade().await?))
 }

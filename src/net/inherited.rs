@@ -32,7 +32,7 @@ pub enum Purpose {
 
 impl Purpose {
     /// The purpose that a socket unit's `FileDescriptorName` says.
-    fn named(name: &str) -> Option<Self> {
+    pub fn named(name: &str) -> Option<Self> {
         match name {
             "relay" => Some(Self::Relay),
             "admin" => Some(Self::Admin),
@@ -44,8 +44,8 @@ impl Purpose {
 impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Relay => "listen",
-            Self::Admin => "admin.listen",
+            Self::Relay => "relay",
+            Self::Admin => "admin",
         })
     }
 }

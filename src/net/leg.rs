@@ -85,6 +85,25 @@ impl ParkedLeg {
         self.map_socket(ParkedStream::wake)
     }
 
+    /// The leg with its socket, if that is all there is to it.
+    ///
+    /// # Errors
+    /// The leg, when it cannot leave the process.
+    pub fn into_plain(self) -> Result<Leg<PlainStream>, Box<Self>> {
+        let Self { connection, transport, early } = self;
+        let Connection { socket, peer, permit } = connection;
+        match socket.into_plain() {
+            Ok(socket) => {
+                let connection = Connection { socket, peer, permit };
+                Ok(Leg { connection, transport, early })
+            }
+            Err(socket) => {
+                let connection = Connection { socket, peer, permit };
+                Err(Box::new(Self { connection, transport, early }))
+            }
+        }
+    }
+
     /// Who it is.
     pub const fn peer(&self) -> SocketAddr {
         self.connection.peer

@@ -9,7 +9,8 @@ mod socket;
 
 use std::{
     io,
-    net::{Ipv6Addr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
+    os::fd::{AsFd, BorrowedFd},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -44,6 +45,10 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Listener {
     socket: TcpListener,
     addr: SocketAddr,
+    /// What its setting says; `addr` where none does.
+    asked: SocketAddr,
+    /// What it is for, if that is its own name's and no setting's to say.
+    named: Option<Purpose>,
 }
 
 /// An accepted connection, counted for as long as it lives. Its socket is on a runtime, or plain.
@@ -63,7 +68,8 @@ impl Listener {
     /// # Errors
     /// When the address is taken, not ours, or not allowed.
     pub fn bind(addr: SocketAddr, liveness: Liveness) -> Result<Self, ListenError> {
-        bound(addr, liveness).map(|(socket, addr)| Self { socket, addr })
+        let (socket, bound) = bound(addr, liveness)?;
+        Ok(Self { socket, addr: bound, asked: addr, named: None })
     }
 
     /// The listeners for `addrs`: those that were inherited, and the others bound; and those that
@@ -80,25 +86,33 @@ impl Listener {
         let mut listeners = Vec::new();
         for &addr in addrs {
             listeners.push(match inherited.take(purpose, addr) {
-                Some(socket) => Self::adopt(socket, addr, liveness)?,
+                Some(socket) => Self { asked: addr, ..Self::adopt(socket, None, liveness)? },
                 None => Self::bind(addr, liveness)?,
             });
         }
         for socket in inherited.take_named(purpose) {
-            let addr = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-            listeners.push(Self::adopt(socket, addr, liveness)?);
+            listeners.push(Self::adopt(socket, Some(purpose), liveness)?);
         }
         Ok(listeners)
     }
 
     fn adopt(
         socket: TcpListener,
-        addr: SocketAddr,
+        named: Option<Purpose>,
         liveness: Liveness,
     ) -> Result<Self, ListenError> {
-        adopted(socket, liveness)
-            .map(|(socket, addr)| Self { socket, addr })
-            .map_err(|error| ListenError::new(addr, error))
+        let (socket, addr) = adopted(socket, liveness)?;
+        Ok(Self { socket, addr, asked: addr, named })
+    }
+
+    /// What its setting asked for, a port of 0 too.
+    pub const fn asked(&self) -> SocketAddr {
+        self.asked
+    }
+
+    /// What its name says that it is for, if no setting does.
+    pub const fn named(&self) -> Option<Purpose> {
+        self.named
     }
 
     /// Where it listens, the real port where 0 was asked for.
@@ -113,7 +127,7 @@ impl Listener {
     pub fn share(&self) -> Result<Self, ListenError> {
         let socket = self.socket.try_clone();
         let socket = socket.map_err(|error| ListenError::new(self.addr, error))?;
-        Ok(Self { socket, addr: self.addr })
+        Ok(Self { socket, ..*self })
     }
 
     /// Sets how soon a peer that vanished is missed, for the connections that are accepted from
@@ -168,6 +182,12 @@ impl Listener {
             }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

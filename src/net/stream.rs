@@ -138,6 +138,19 @@ impl ParkedStream {
         Self { socket, tls: None }
     }
 
+    /// Its socket, to be taken elsewhere; a stream that is more than its socket comes back.
+    ///
+    /// # Errors
+    /// The stream, when it has a state that cannot leave the process.
+    pub fn into_plain(self) -> Result<PlainStream, Self> {
+        let Self { socket, tls } = self;
+        match tls {
+            None => Ok(socket),
+            // The keys of a session stay in the process that agreed on them.
+            tls => Err(Self { socket, tls }),
+        }
+    }
+
     /// Puts it on this thread's runtime.
     ///
     /// # Errors

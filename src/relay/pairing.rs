@@ -1,7 +1,15 @@
 //! The waiting room and the pairing service: two legs that name one uuid meet, in one step.
 //!
 //! A leg that waits is a plain socket in a map: no task, no timer. A sweep drops those that hung
-//! up, whose time is over or whose key is no longer valid; a leg that finds its peer dead waits in its place.
+//! up, whose time is over or whose key is no longer valid; a leg that finds its peer dead waits in
+//! its place.
+//!
+//! Once another process has taken over, legs wait in its room (`passage`): those that are here
+//! leave, and so does every one that comes. One that cannot leave is waited for there.
+
+// The path is said for `tests/race`, which compiles this file elsewhere.
+#[path = "pairing/onward.rs"]
+mod onward;
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -19,6 +27,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use self::onward::Elsewhere;
+use super::passage::Way;
 use super::request::{Match, Paired, RelayError, RelayRequest};
 use crate::{
     config::{Live, PairingConfig},
@@ -49,7 +59,14 @@ pub struct WaitingRoom {
     metrics: Arc<Metrics>,
 }
 
-type Shard = HashMap<RelayUuid, Waiting>;
+#[derive(Default)]
+struct Shard {
+    waiting: HashMap<RelayUuid, Waiting>,
+    /// Of these a leg waits in another process, and cannot leave it.
+    elsewhere: HashMap<RelayUuid, Elsewhere>,
+    /// Where legs wait since another process has taken over.
+    onward: Option<Way>,
+}
 
 /// A leg in the room.
 struct Waiting {
@@ -58,7 +75,7 @@ struct Waiting {
     conn_type: ConnType,
     grant: Grant,
     since: Instant,
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 /// A leg's place in the room; given back when dropped.
@@ -110,7 +127,7 @@ impl Service<RelayRequest> for Pairing {
     }
 
     fn call(&mut self, request: RelayRequest) -> Self::Future {
-        ready(self.room.arrive(request))
+        ready(self.room.arrive(request, Instant::now()))
     }
 }
 
@@ -138,11 +155,15 @@ impl WaitingRoom {
     }
 
     /// Matches a leg with the one that waits for it, or lets it wait.
-    fn arrive(self: &Arc<Self>, request: RelayRequest) -> Result<Match, RelayError> {
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        request: RelayRequest,
+        since: Instant,
+    ) -> Result<Match, RelayError> {
         loop {
             let mut shard = self.shard(&request.hello.uuid);
-            let Some((uuid, mut first)) = shard.remove_entry(&request.hello.uuid) else {
-                return self.park(shard, request);
+            let Some((uuid, mut first)) = shard.waiting.remove_entry(&request.hello.uuid) else {
+                return self.park(shard, request, since);
             };
             // Not under the lock: another leg of this uuid may come in between, and is then met
             // by the next turn of the loop.
@@ -171,6 +192,7 @@ impl WaitingRoom {
         self: &Arc<Self>,
         mut shard: MutexGuard<'_, Shard>,
         request: RelayRequest,
+        since: Instant,
     ) -> Result<Match, RelayError> {
         // Under the shard's lock, which `close` takes after it has set this.
         if self.closed.load(Ordering::Relaxed) {
@@ -180,17 +202,12 @@ impl WaitingRoom {
         let RelayRequest { hello, leg, grant } = request;
         let leg = leg.park()?;
         let peer = leg.peer();
-        let waiting = Waiting {
-            leg,
-            target: hello.target,
-            conn_type: hello.conn_type,
-            grant,
-            since: Instant::now(),
-            _ticket: ticket,
-        };
-        shard.insert(hello.uuid.clone(), waiting);
-        drop(shard);
-        tracing::info!("New relay request {} from {peer}", hello.uuid);
+        let waiting =
+            Waiting { leg, target: hello.target, conn_type: hello.conn_type, grant, since, ticket };
+        if self.stays(&mut shard, &hello.uuid, waiting) {
+            drop(shard);
+            tracing::info!("New relay request {} from {peer}", hello.uuid);
+        }
         Ok(Match::Parked)
     }
 
@@ -229,8 +246,10 @@ impl WaitingRoom {
     fn sweep_shard(&self, shard: &Mutex<Shard>) {
         let timeout = self.timeout();
         let mut shard = lock(shard);
-        let gone = gone(shard.values_mut().map(|waiting| &mut waiting.leg));
-        let hung_up: Vec<_> = shard
+        shard.elsewhere.retain(|_, leg| leg.still_waits());
+        let waiting = &mut shard.waiting;
+        let gone = gone(waiting.values_mut().map(|one| &mut one.leg));
+        let hung_up: Vec<_> = waiting
             .keys()
             .enumerate()
             .filter(|(index, _)| gone.binary_search(index).is_ok())
@@ -238,22 +257,22 @@ impl WaitingRoom {
             .collect();
         let mut left: Vec<_> = hung_up
             .into_iter()
-            .filter_map(|uuid| shard.remove_entry(&uuid))
-            .map(|(uuid, waiting)| (uuid, waiting, "hung_up"))
+            .filter_map(|uuid| waiting.remove_entry(&uuid))
+            .map(|(uuid, one)| (uuid, one, "hung_up"))
             .collect();
-        let late = shard.extract_if(|_, waiting| waiting.since.elapsed() >= timeout);
-        left.extend(late.map(|(uuid, waiting)| (uuid, waiting, "timeout")));
-        let denied = |waiting: &Waiting| self.ring.still_grants(&waiting.grant).err();
-        let unwelcome = shard.extract_if(|_, waiting| denied(waiting).is_some());
-        let unwelcome = unwelcome.map(|(uuid, waiting)| {
-            let reason = denied(&waiting).map_or("key_revoked", |denied| denied.label());
-            (uuid, waiting, reason)
+        let late = waiting.extract_if(|_, one| one.since.elapsed() >= timeout);
+        left.extend(late.map(|(uuid, one)| (uuid, one, "timeout")));
+        let denied = |one: &Waiting| self.ring.still_grants(&one.grant).err();
+        let unwelcome = waiting.extract_if(|_, one| denied(one).is_some());
+        let unwelcome = unwelcome.map(|(uuid, one)| {
+            let reason = denied(&one).map_or("key_revoked", |denied| denied.label());
+            (uuid, one, reason)
         });
         left.extend(unwelcome);
         // A flood's room is given back.
-        if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
-            let len = shard.len();
-            shard.shrink_to(2 * len);
+        if waiting.capacity() > 64 && waiting.len() < waiting.capacity() / 4 {
+            let len = waiting.len();
+            waiting.shrink_to(2 * len);
         }
         drop(shard);
         for (uuid, waiting, reason) in left {
@@ -265,7 +284,7 @@ impl WaitingRoom {
     pub fn turn_out(&self, is_unwanted: impl Fn(IpAddr) -> bool) {
         for shard in &self.shards {
             let unwanted = |waiting: &Waiting| is_unwanted(waiting.leg.peer().ip());
-            let out: Vec<_> = lock(shard).extract_if(|_, waiting| unwanted(waiting)).collect();
+            let out: Vec<_> = lock(shard).waiting.extract_if(|_, one| unwanted(one)).collect();
             for (uuid, waiting) in out {
                 self.left(&uuid, waiting, "blocked");
             }
@@ -275,7 +294,7 @@ impl WaitingRoom {
     fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         for shard in &self.shards {
-            let left = std::mem::take(&mut *lock(shard));
+            let left = std::mem::take(&mut lock(shard).waiting);
             for (uuid, waiting) in left {
                 self.left(&uuid, waiting, "draining");
             }
@@ -308,7 +327,7 @@ impl WaitingRoom {
         let timeout = self.timeout();
         let mut all = Vec::new();
         for shard in &self.shards {
-            all.extend(lock(shard).iter().map(|(uuid, waiting)| {
+            all.extend(lock(shard).waiting.iter().map(|(uuid, waiting)| {
                 let age = waiting.since.elapsed();
                 WaitingLeg {
                     uuid: uuid.clone(),
@@ -436,14 +455,14 @@ mod tests {
         let room = room();
         for _ in 0..50 {
             let (dead, client) = request("uuid", "").await;
-            assert!(matches!(room.arrive(dead), Ok(Match::Parked)));
+            assert!(matches!(room.arrive(dead, Instant::now()), Ok(Match::Parked)));
             drop(client);
         }
         let (first, _client) = request("uuid", "").await;
-        assert!(matches!(room.arrive(first), Ok(Match::Parked)));
+        assert!(matches!(room.arrive(first, Instant::now()), Ok(Match::Parked)));
         assert_eq!(room.len(), 1);
         let (second, _other) = request("uuid", "").await;
-        assert!(matches!(room.arrive(second), Ok(Match::Paired(_))));
+        assert!(matches!(room.arrive(second, Instant::now()), Ok(Match::Paired(_))));
         assert_eq!(room.len(), 0);
     }
 }

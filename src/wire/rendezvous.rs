@@ -161,7 +161,8 @@ pub enum ConnType {
 }
 
 impl ConnType {
-    fn from_wire(value: i32) -> Self {
+    /// Of its number on the wire; any that is not known is [`ConnType::Other`].
+    pub fn from_wire(value: i32) -> Self {
         match value {
             0 => Self::Default,
             1 => Self::FileTransfer,
@@ -173,7 +174,8 @@ impl ConnType {
         }
     }
 
-    fn to_wire(self) -> i32 {
+    /// Its number on the wire.
+    pub fn to_wire(self) -> i32 {
         match self {
             Self::Default => 0,
             Self::FileTransfer => 1,

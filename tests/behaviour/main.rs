@@ -16,6 +16,7 @@ mod forwarded;
 mod front_door;
 mod half_close;
 mod halves;
+mod handover;
 mod in_front;
 mod key_ring;
 mod keys;

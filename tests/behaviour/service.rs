@@ -22,11 +22,11 @@ use crate::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mini_rust_desk_relay_server");
 
 /// A service manager's ear.
-struct Manager(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Manager(Arc<Mutex<Vec<String>>>);
 
 impl Manager {
     /// Listens at `path`, for as long as the test lives.
-    fn listen(path: &Path) -> Self {
+    pub(crate) fn listen(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).expect("a socket");
         let heard = Arc::new(Mutex::new(Vec::new()));
         let list = Arc::clone(&heard);
@@ -40,12 +40,12 @@ impl Manager {
         Self(heard)
     }
 
-    fn heard(&self) -> Vec<String> {
+    pub(crate) fn heard(&self) -> Vec<String> {
         self.0.lock().expect("no panic").clone()
     }
 
     /// Which message, from the `from`th on, has this line.
-    async fn until(&self, from: usize, line: &str) -> usize {
+    pub(crate) async fn until(&self, from: usize, line: &str) -> usize {
         let mut at = None;
         eventually(&format!("{line} in {:?}", self.heard()), async || {
             let heard = self.heard();

@@ -6,7 +6,11 @@
 extern crate self as std;
 extern crate std as real;
 
-pub use mini_rust_desk_relay_server::{config, key_ring, metrics, relay::request, wire};
+pub use mini_rust_desk_relay_server::{
+    config, key_ring, metrics,
+    relay::{passage, request},
+    wire,
+};
 pub use real::*;
 
 #[path = "../../src/relay/pairing.rs"]

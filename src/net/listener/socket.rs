@@ -52,13 +52,16 @@ pub(super) fn bound(
 pub(super) fn adopted(
     listener: TcpListener,
     liveness: Liveness,
-) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = Socket::from(listener);
-    set_options(&socket, liveness)?;
-    // Whoever bound it may have had a shorter queue in mind.
-    socket.listen(BACKLOG)?;
-    let listener = TcpListener::from(socket);
-    let addr = listener.local_addr()?;
+) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let unknown = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let addr = listener.local_addr().map_err(|error| ListenError::new(unknown, error))?;
+    let options = || {
+        let socket = socket2::SockRef::from(&listener);
+        set_options(&socket, liveness)?;
+        // Whoever bound it may have had a shorter queue in mind.
+        socket.listen(BACKLOG)
+    };
+    options().map_err(|error| ListenError::new(addr, error))?;
     Ok((listener, addr))
 }
 
