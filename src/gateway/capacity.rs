@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crate::{
     config::Config,
-    net::listener::ConnectionLimit,
+    net::{listener::ConnectionLimit, strangers::MOST_LEAVING},
     relay::{Parts, splice::pipes},
 };
 
 /// Descriptors that are not for connections of the front door: listeners, files, the admin's
-/// reserve, and the pipes.
-const RESERVED_DESCRIPTORS: usize = 64 + 2 * pipes::MOST;
+/// reserve, the pipes, and those of connections that give way and have not gone yet.
+const RESERVED_DESCRIPTORS: usize = 64 + 2 * pipes::MOST + MOST_LEAVING;
 
 /// Those of a thread's runtime.
 const THREAD_DESCRIPTORS: usize = 4;

@@ -77,16 +77,36 @@ async fn legs_that_hold_every_descriptor_do_not_make_it_spin() {
     assert!(errors < 40.0 * SECONDS as f64, "{errors} failed accepts");
 }
 
+/// Who gives way does so before descriptors run out, however few there are.
+#[tokio::test]
+async fn a_flood_within_a_low_limit_fails_no_accept() {
+    const FLOOD: usize = 800;
+    let process = started_under("ulimit -n 400").await;
+    let mut flood = Vec::new();
+    for _ in 0..FLOOD {
+        flood.push(process.gateway.connect().await);
+    }
+    let uuid = unique("low");
+    let mut first = process.gateway.leg(WebSocket, &uuid).await;
+    let mut second = process.gateway.leg(Tcp, &uuid).await;
+    second.send(b"through").await;
+    assert_eq!(first.receive().await.as_deref(), Some(&b"through"[..]));
+    assert!(process.gateway.refusals("displaced").await >= (FLOOD - 400) as f64);
+    assert_eq!(accept_errors(&process).await, 0.0);
+}
+
+/// The program, after the shell has set its limits.
+async fn started_under(limits: &str) -> Process {
+    let mut shell = Command::new("sh");
+    shell.env("PATH", "/usr/bin:/bin");
+    shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), PROGRAM]);
+    let dir = tempfile::tempdir().expect("a directory");
+    Process::start_by(shell, dir, &["--admin-listen", "127.0.0.1:0"]).await
+}
+
 #[tokio::test]
 async fn the_limit_of_open_files_is_raised_as_far_as_is_allowed() {
-    let mut shell = Command::new("sh");
-    shell.env("PATH", "/usr/bin:/bin").args([
-        "-c",
-        "ulimit -Sn 256 && exec \"$0\" \"$@\"",
-        PROGRAM,
-    ]);
-    let dir = tempfile::tempdir().expect("a directory");
-    let process = Process::start_by(shell, dir, &[]).await;
+    let process = started_under("ulimit -Sn 256").await;
     let limits = std::fs::read_to_string(process.proc("limits")).expect("it runs");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
     let fields: Vec<_> = line.split_whitespace().collect();
