@@ -304,13 +304,15 @@ fn parts(
     shutdown: &Shutdown,
     legs: &TaskTracker,
 ) -> Result<Parts, GatewayError> {
-    let throttle = Throttle::new(config.bandwidth.clone(), Arc::clone(metrics));
+    let access = Arc::new(Access::new(&config.access, &config.proxy, dir));
+    let limits = config.bandwidth.clone();
+    let throttle = Throttle::new(limits, Arc::clone(&access), Arc::clone(metrics));
     let ring = keys::ring(config, dir)?;
     Ok(Parts {
         metrics: Arc::clone(metrics),
         refusals: Refusals::new(Arc::clone(metrics)),
         proxies: Live::new(config.proxy.clone()),
-        access: Arc::new(Access::new(&config.access, &config.proxy, dir)),
+        access,
         draining: shutdown.soft().clone(),
         room: WaitingRoom::new(
             Live::new(config.pairing.clone()),

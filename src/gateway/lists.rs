@@ -1,5 +1,5 @@
 //! Keeps the lists of networks, and turns out whom they do not want any more: a block closes what
-//! is active.
+//! is active, and who is to be slow is slow from then on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,6 +40,7 @@ pub(super) async fn keep(parts: Parts, connections: Arc<ConnectionLimit>, shutdo
         // this looks.
         if changes != seen || again {
             turn_out(&parts, &connections);
+            parts.relays.limit_all();
         }
         again = changes != seen;
         seen = changes;

@@ -163,6 +163,11 @@ impl Access {
         connection.permit.address.forgive(self.policy.load().limits);
     }
 
+    /// Whether what is for each address does not apply to this one.
+    pub fn is_exempt(&self, ip: IpAddr) -> bool {
+        self.policy.load().exempt.contain(ip)
+    }
+
     /// Whether the operator wants nobody from there.
     pub fn is_blocked(&self, ip: IpAddr) -> bool {
         self.list(ListName::Block).contains(ip)

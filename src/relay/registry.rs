@@ -319,7 +319,6 @@ impl ActiveRelay {
     fn subject(&self) -> Subject<'_> {
         Subject {
             addresses: LegIndex::BOTH.map(|leg| self.legs[leg.at()].address.ip()),
-            throttled: [false; 2],
             keys: self.grants().map(|grant| Some((grant.label()?, grant.bandwidth()))),
         }
     }

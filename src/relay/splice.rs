@@ -403,8 +403,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{BandwidthConfig, ThreadsConfig},
+        config::{AccessConfig, BandwidthConfig, ProxyConfig, ThreadsConfig},
         metrics,
+        net::access::Access,
         relay::{tests::request, throttle::Throttle},
         wire::{
             Transport,
@@ -424,7 +425,10 @@ mod tests {
         let (waited, grants, seats) = (Duration::ZERO, Default::default(), Default::default());
         let mut paired = Paired { uuid, target, conn_type, legs, grants, seats, waited };
         let metrics = Arc::new(metrics::start().unwrap().0);
-        let throttle = Throttle::new(BandwidthConfig::default(), Arc::clone(&metrics));
+        let dir = std::path::Path::new(".");
+        let access = Access::new(&AccessConfig::default(), &ProxyConfig::default(), dir);
+        let limits = BandwidthConfig::default();
+        let throttle = Throttle::new(limits, Arc::new(access), Arc::clone(&metrics));
         let stop = tokio_util::sync::CancellationToken::new();
         let registry = ActiveRelays::new(stop, throttle, metrics);
         let relay = Arc::clone(registry.enter(&mut paired).relay());

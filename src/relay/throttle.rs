@@ -26,6 +26,7 @@ use self::ledger::{Bounds, Grant, LaneId, Ledger, PoolName, Way, Whose};
 use crate::{
     config::{BandwidthConfig, BitRate},
     metrics::Metrics,
+    net::access::Access,
 };
 
 /// How long those wait whose share is used up.
@@ -43,6 +44,8 @@ pub struct Throttle {
     state: Mutex<State>,
     /// Somebody waits who found nobody waiting.
     waited_for: Notify,
+    /// Who is on the throttle list.
+    access: Arc<Access>,
     metrics: Arc<Metrics>,
 }
 
@@ -56,8 +59,6 @@ struct State {
 pub struct Subject<'a> {
     /// Whence the legs came.
     pub addresses: [IpAddr; 2],
-    /// Whether these are on the throttle list.
-    pub throttled: [bool; 2],
     /// The keys that they have, by label, with their limits.
     pub keys: [Option<(&'a str, BitRate)>; 2],
 }
@@ -89,11 +90,11 @@ pub struct Turn<'a> {
 }
 
 impl Throttle {
-    /// With these limits.
-    pub fn new(limits: BandwidthConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// With these limits, that of the throttle list for those whom `access` has on it.
+    pub fn new(limits: BandwidthConfig, access: Arc<Access>, metrics: Arc<Metrics>) -> Arc<Self> {
         metrics.bandwidth.show_total(limits.total.bytes_per_second());
         let state = Mutex::new(State { limits, ledger: Ledger::default() });
-        Arc::new(Self { state, waited_for: Notify::new(), metrics })
+        Arc::new(Self { state, waited_for: Notify::new(), access, metrics })
     }
 
     /// The limits in force.
@@ -149,15 +150,21 @@ impl Throttle {
 
 impl State {
     /// What limits the direction that comes from leg `from`.
-    fn bounds(&self, subject: &Subject<'_>, from: usize, own: Option<BitRate>) -> Bounds {
+    fn bounds(
+        &self,
+        subject: &Subject<'_>,
+        access: &Access,
+        from: usize,
+        own: Option<BitRate>,
+    ) -> Bounds {
         let mut shared = Vec::new();
         let mut share = |whose, way, rate: BitRate| {
             shared.extend(rate.bytes_per_second().map(|rate| (PoolName { whose, way }, rate)));
         };
         share(Whose::All, Way::Sent, self.limits.total);
         for (leg, way) in [(from, Way::Sent), (1 - from, Way::Received)] {
-            let rate = self.limits.of_address(subject.throttled[leg]);
-            share(Whose::Address(network(subject.addresses[leg])), way, rate);
+            let address = subject.addresses[leg];
+            share(Whose::Address(network(address)), way, self.limits.of_address(address, access));
             if let Some((label, rate)) = subject.keys[leg].filter(|(_, rate)| !rate.is_unlimited())
             {
                 share(Whose::Key(label.into()), way, rate);
@@ -168,8 +175,10 @@ impl State {
 }
 
 impl BandwidthConfig {
-    fn of_address(&self, throttled: bool) -> BitRate {
-        if throttled { self.per_address.min(self.throttled) } else { self.per_address }
+    fn of_address(&self, address: IpAddr, access: &Access) -> BitRate {
+        let exempt = access.is_exempt(address);
+        let rate = if exempt { BitRate::UNLIMITED } else { self.per_address };
+        if access.is_throttled(address) { rate.min(self.throttled) } else { rate }
     }
 }
 
@@ -192,7 +201,7 @@ impl Allowance {
         let now = Instant::now();
         let mut state = throttle.lock();
         let own = self.own();
-        let bounds = [0, 1].map(|from| state.bounds(subject, from, own));
+        let bounds = [0, 1].map(|from| state.bounds(subject, &throttle.access, from, own));
         let limited = bounds.iter().any(|bounds| *bounds != Bounds::default());
         if !limited && self.0.get().is_none() {
             return;

@@ -72,7 +72,7 @@ async fn is_closed(client: Client) {
 
 impl TestGateway {
     /// Asks with the token and a body.
-    async fn post_json(&self, path: &str, body: &serde_json::Value) -> Answer {
+    pub(crate) async fn post_json(&self, path: &str, body: &serde_json::Value) -> Answer {
         let body = body.to_string();
         let headers = format!(
             "Authorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n\
@@ -82,7 +82,7 @@ impl TestGateway {
         self.request("POST", path, &headers).await
     }
 
-    async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.request("DELETE", path, &format!("Authorization: Bearer {TOKEN}\r\n")).await
     }
 

@@ -156,7 +156,12 @@ async fn all_relays_together_keep_to_the_total_and_share_it_alike() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_address_sends_and_what_it_receives_is_limited_over_all_its_relays() {
-    let gateway = TestGateway::start_with(|config| config.bandwidth.per_address = RATE).await;
+    let gateway = TestGateway::start_with(|config| {
+        config.bandwidth.per_address = RATE;
+        // The loopback, which is.
+        config.access.exempt.clear();
+    })
+    .await;
     let mut relays = JoinSet::new();
     let since = Instant::now();
     for _ in 0..2 {
@@ -164,6 +169,39 @@ async fn what_an_address_sends_and_what_it_receives_is_limited_over_all_its_rela
     }
     relays.join_all().await;
     assert!(since.elapsed() >= at_least(MUCH, BYTES_A_SECOND));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_on_the_throttle_list_is_slow_from_when_it_is_there() {
+    let gateway = TestGateway::start_with(|config| config.bandwidth.throttled = RATE).await;
+    let uuid = unique("throttled");
+    let path = format!("/api/v1/relays/{uuid}");
+    let (from, to) = gateway.named_pair(&uuid, Tcp, WebSocket).await;
+    let address = serde_json::json!({ "network": "127.0.0.1" });
+    assert_eq!(gateway.post_json("/api/v1/throttlelist", &address).await.status, 201);
+    let (sends, _receives) = from.split();
+    let (_sends, mut receives) = to.split();
+    // The list is looked at by whoever keeps it: until then nothing is limited.
+    let mut flooding = tokio::spawn(async move {
+        let mut sends = sends;
+        while sends.send(&[3; 10_000]).await.is_ok() {}
+    });
+    let receiving = tokio::spawn(async move { while receives.receive().await.is_some() {} });
+    eventually("it is held back", async || gateway.get(&path).await.json()["limited"] == true)
+        .await;
+    assert_eq!(gateway.delete("/api/v1/throttlelist/127.0.0.1").await.json()["removed"], 1);
+    eventually("it is no more", async || gateway.get(&path).await.json()["limited"] == false).await;
+    assert_eq!(gateway.delete(&path).await.status, 200);
+    timeout(PATIENCE, &mut flooding).await.expect("it ends").expect("and well");
+    timeout(PATIENCE, receiving).await.expect("it ends").expect("and well");
+
+    let gateway = TestGateway::start_with(|config| {
+        config.bandwidth.throttled = RATE;
+        config.access.throttle_list = vec!["127.0.0.0/30".parse().expect("a network")];
+    })
+    .await;
+    let took = moved(gateway.pair(Tcp, Tcp).await, 1, MUCH).await;
+    assert!(took >= at_least(MUCH, BYTES_A_SECOND), "{took:?}");
 }
 
 /// The legs of two relays have the key on one side only, and share what it may send.
