@@ -12,6 +12,7 @@ mod descriptors;
 mod drain;
 mod early_bytes;
 mod endings;
+mod faults;
 mod forwarded;
 mod front_door;
 mod half_close;
