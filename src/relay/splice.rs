@@ -6,6 +6,7 @@
 //! `migration`'s.
 
 mod batch;
+mod close_wait;
 mod flow;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -28,6 +29,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use self::{
+    close_wait::CloseWait,
     flow::{Broken, Flow, Means, Step},
     pace::{Pace, Plane},
     pipes::Pipes,
@@ -47,9 +49,6 @@ use crate::{
     },
     wire::websocket::ControlPayload,
 };
-
-/// How long a WebSocket may be silent after our Close before its own is no longer waited for.
-const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a relay that is cut short may take to say so, and be heard.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -116,6 +115,7 @@ struct Splice {
     end: Option<End>,
     idle_limit: Duration,
     write_timeout: Duration,
+    close_wait: CloseWait,
     pipes: Arc<Pipes>,
     pace: Pace,
     /// A deadline may have moved before the timer's.
@@ -153,6 +153,7 @@ impl Splice {
             end: None,
             idle_limit: idle.get(),
             write_timeout: limits.write_timeout.get(),
+            close_wait: CloseWait::default(),
             pipes: Arc::clone(&splicer.pipes),
             pace: Pace::new(if splicer.bulk.is_there() { Plane::Light } else { Plane::Only }),
             rearm: false,
@@ -334,6 +335,9 @@ impl Splice {
                 self.relay.received(from, received);
             }
         }
+        if self.close_wait.is_over(now, &self.flows, self.idle_limit) {
+            return Some(self.end.unwrap_or(End::Idle));
+        }
         if self.relay.idle() >= self.idle_limit() {
             if !self.relay.allowance().is_waited_for() {
                 return Some(self.end.unwrap_or(End::Idle));
@@ -350,19 +354,12 @@ impl Splice {
         // A direction that stalls later still has to be seen in time.
         let latest = Instant::now() + quiet.min(self.write_timeout);
         let deadlines = self.flows.iter().filter_map(|flow| flow.deadline(self.write_timeout));
-        deadlines.chain(self.pace.next_look()).fold(latest, Instant::min)
+        let others = self.pace.next_look().into_iter().chain(self.close_wait.deadline());
+        deadlines.chain(others).fold(latest, Instant::min)
     }
 
     fn idle_limit(&self) -> Duration {
-        // A WebSocket that was sent a Close owes us one, and is not waited for as long, unless it
-        // is we who do not read: what it sent before has still to go to a slow leg.
-        let owes_close = |from: LegIndex| {
-            self.flows[from.other().at()].has_closed() && !self.flows[from.at()].is_held_up()
-        };
-        if LegIndex::BOTH.into_iter().any(owes_close) {
-            return self.idle_limit.min(CLOSE_WAIT);
-        }
-        self.idle_limit
+        CloseWait::silence(&self.flows, self.idle_limit)
     }
 
     /// Cuts the relay short: what is pending goes out, and WebSockets are told. Then the legs have

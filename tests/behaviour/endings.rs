@@ -15,7 +15,10 @@ use mini_rust_desk_relay_server::{
     },
 };
 use socket2::SockRef;
-use tokio::{io::AsyncWriteExt as _, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 
 use crate::{
     raw_websocket::{BINARY, CLOSE, Frame, PING, RawWebSocket, masked},
@@ -268,6 +271,34 @@ async fn a_websocket_that_never_answers_a_close_is_let_go() {
 }
 
 /// The bytes for a leg that is gone are dropped for five seconds, however late they began to be.
+/// Its peer has ended and still reads, so that nothing stalls and nobody is silent.
+#[tokio::test]
+async fn a_websocket_that_sends_on_after_a_close_is_let_go_as_well() {
+    let gateway = TestGateway::start_with(|config| {
+        config.relay.idle_timeout = config::Duration::from_millis(400);
+    })
+    .await;
+    let (first, second) = gateway.pair(Tcp, WebSocket).await;
+    let (mut tcp, websocket) = (first.tcp(), second.websocket());
+    let (mut from, mut to) = websocket.into_inner().into_split();
+    let sending = tokio::spawn(async move {
+        while to.write_all(&masked(BINARY, b"and another thing")).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    tcp.shutdown().await.unwrap();
+    let since = Instant::now();
+    assert!(!read_to_end(&mut tcp).await.is_empty());
+    // It is told, and has time: what was on its way is its peer's.
+    assert!(since.elapsed() >= Duration::from_secs(2), "{:?}", since.elapsed());
+    let mut told = Vec::new();
+    let _ = from.read_to_end(&mut told).await;
+    assert_eq!(told, [0x88, 2, 0x03, 0xe8]);
+    timeout(PATIENCE, sending).await.expect("it is let go").unwrap();
+    gateway.until_metric("relay_ends_total{reason=\"closed\"}", 1.0).await;
+    gateway.until_quiet().await;
+}
+
 #[tokio::test]
 async fn a_tcp_leg_whose_peer_closed_late_is_let_go_in_time() {
     let gateway = TestGateway::start().await;
