@@ -290,7 +290,7 @@ fn hbbrs_names_ignore_case_and_dashes() {
 }
 
 #[test]
-fn hbbrs_bandwidths_are_ours_and_its_downgrade_is_not() {
+fn hbbrs_bandwidths_and_its_downgrade_are_ours() {
     let scene = Scene::new().dotenv("TOTAL_BANDWIDTH=1024\nSINGLE-BANDWIDTH=1.5\nLIMIT_SPEED=0");
     let scene = scene.env("DOWNGRADE_THRESHOLD", "0.5").env("DOWNGRADE_START_CHECK", "1");
     let loaded = scene.loaded();
@@ -299,12 +299,12 @@ fn hbbrs_bandwidths_are_ours_and_its_downgrade_is_not() {
     assert_eq!(bandwidth.total.bits_per_second(), 1 << 30);
     assert_eq!(bandwidth.per_relay.bits_per_second(), 3 << 19);
     assert_eq!(bandwidth.throttled, Config::default().bandwidth.throttled);
-    let mut warnings = loaded.warnings;
-    warnings.sort();
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].starts_with("DOWNGRADE_START_CHECK in the environment is not applied"));
+    assert_eq!(bandwidth.downgrade_after, Duration::from_secs(1));
+    assert!((bandwidth.downgrade_threshold - 0.5).abs() < f64::EPSILON);
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     // What nobody set limits nobody.
-    assert!(Config::default().bandwidth.total.is_unlimited());
+    let default = Config::default().bandwidth;
+    assert!(default.total.is_unlimited() && default.downgrade().is_none());
     let problems = Scene::new().dotenv("\nTOTAL_BANDWIDTH=fast").problems();
     assert_says(&problems, &[".env line 2, TOTAL_BANDWIDTH: bandwidth.total: found \"fast\""]);
 }
@@ -523,6 +523,7 @@ fn values_that_no_relay_can_run_with_are_problems() {
         ("listen = ['[::]:1']\nadmin.listen = ['127.0.0.1:1']", "which is in listen"),
         ("key = 'a'\nkey_file = 'b'", "key and key_file are both set"),
         ("[admin]\ntoken = '0123456789abcdef'\ntoken_file = 'b'", "token_file are both set"),
+        ("[bandwidth]\ndowngrade_threshold = 1.5", "found 1.5, expected 0.01 to 1"),
         ("[bandwidth]\ntotal = '7999bit/s'", "found 7999bit/s, expected 8kbit/s or more"),
         ("[admin]\ntoken = '0123456789abcde'", "shorter than 16 characters"),
         ("[front_door]\nfirst_frame_timeout = '0s'", "found 0s, expected 1ms to 8760h"),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BitRate, rules::Rules};
+use super::{BitRate, Duration, rules::Rules};
 
 /// The slowest limit: below it a relay would look dead to its clients.
 const SLOWEST: BitRate = BitRate::from_bits(8_000);
@@ -19,6 +19,11 @@ pub struct BandwidthConfig {
     pub total: BitRate,
     /// What an address on the throttle list gets, instead of `per_address` if that is more.
     pub throttled: BitRate,
+    /// When a relay is looked at whether it takes too much for too long; 0: never.
+    pub downgrade_after: Duration,
+    /// More than this part of `per_relay`, on average since it began, is too much: it gets
+    /// `throttled` from then on.
+    pub downgrade_threshold: f64,
 }
 
 impl Default for BandwidthConfig {
@@ -28,6 +33,8 @@ impl Default for BandwidthConfig {
             per_address: BitRate::UNLIMITED,
             total: BitRate::UNLIMITED,
             throttled: BitRate::from_mbit(32),
+            downgrade_after: Duration::from_secs(0),
+            downgrade_threshold: 0.66,
         }
     }
 }
@@ -43,7 +50,16 @@ impl BandwidthConfig {
         ]
     }
 
+    /// From what age on how many bytes a second, on average, are too much; `None`: never.
+    pub fn downgrade(&self) -> Option<(std::time::Duration, f64)> {
+        let after = self.downgrade_after.get();
+        let rate = self.per_relay.bytes_per_second().filter(|_| !after.is_zero())?;
+        Some((after, rate as f64 * self.downgrade_threshold))
+    }
+
     pub(super) fn validate(&self, rules: &mut Rules) {
+        rules.wait_or_none("bandwidth.downgrade_after", self.downgrade_after);
+        rules.between("bandwidth.downgrade_threshold", self.downgrade_threshold, 0.01, 1.0);
         for (key, rate) in self.limits() {
             if let Err(what) = rate.check_limit() {
                 rules.require(false, &[key], what);

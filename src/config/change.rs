@@ -75,6 +75,8 @@ const KEYS: &[Key] = &[
     key!(Live bandwidth.per_address),
     key!(Live bandwidth.total),
     key!(Live bandwidth.throttled),
+    key!(Live bandwidth.downgrade_after),
+    key!(Live bandwidth.downgrade_threshold),
     // The pool of pipes is made once.
     key!(Restart relay.kernel_splice),
     // Threads are started once.

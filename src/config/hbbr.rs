@@ -13,21 +13,25 @@ use std::{
 };
 
 use super::{
-    BitRate,
+    BitRate, Duration,
     dotenv::{self, Assignment},
     problem::{Origin, Problem},
     setting::{Reading, Setting},
     toml_file::read_text,
 };
 
-/// Names that hbbr knows and this relay does not apply.
-const NOT_APPLIED: [&str; 2] = ["DOWNGRADE_THRESHOLD", "DOWNGRADE_START_CHECK"];
-
 /// Its bandwidths, and ours. Its defaults are not taken over: what nobody set limits nobody.
 const BANDWIDTHS: [(&str, &str); 3] = [
     ("TOTAL_BANDWIDTH", "bandwidth.total"),
     ("SINGLE_BANDWIDTH", "bandwidth.per_relay"),
     ("LIMIT_SPEED", "bandwidth.throttled"),
+];
+
+/// Its name for how much is too much, and for when that is looked at, in seconds. Both have our
+/// defaults unless they are set; without the second nothing is looked at.
+const DOWNGRADE: [(&str, &str); 2] = [
+    ("DOWNGRADE_THRESHOLD", "bandwidth.downgrade_threshold"),
+    ("DOWNGRADE_START_CHECK", "bandwidth.downgrade_after"),
 ];
 
 /// The bits of its Mb.
@@ -76,6 +80,7 @@ impl HbbrNames {
             self.reading.settings.push(Setting::new("key", key, origin));
         }
         BANDWIDTHS.into_iter().for_each(|(name, key)| self.bandwidth(name, key));
+        self.downgrade();
         self.reading
     }
 
@@ -104,16 +109,7 @@ impl HbbrNames {
         if value.is_empty() || !is_known(&canonical) {
             return;
         }
-        if NOT_APPLIED.contains(&canonical.as_str()) {
-            let place =
-                if matches!(origin, Origin::DotEnv { .. }) { ".env" } else { "the environment" };
-            self.warn(format!(
-                "{name} in {place} is not applied: nothing is downgraded, since a relay that takes \
-                 much leaves others their even part of bandwidth.total"
-            ));
-        } else {
-            self.names.insert(canonical, (value.to_owned(), origin));
-        }
+        self.names.insert(canonical, (value.to_owned(), origin));
     }
 
     fn port(&mut self) -> Option<(u16, Origin)> {
@@ -150,17 +146,34 @@ impl HbbrNames {
     }
 
     fn bandwidth(&mut self, name: &str, key: &str) {
-        let Some((text, origin)) = self.names.remove(name) else { return };
+        if let Some((megabits, origin)) = self.number(name, key, "a number of Mb/s") {
+            let rate = BitRate::from_bits((megabits * MEGABIT) as u64);
+            self.reading.settings.push(Setting::new(key, rate.to_string(), origin));
+        }
+    }
+
+    fn downgrade(&mut self) {
+        let [(threshold, threshold_key), (start, after_key)] = DOWNGRADE;
+        if let Some((part, origin)) = self.number(threshold, threshold_key, "a number such as 0.66")
+        {
+            self.reading.settings.push(Setting::new(threshold_key, part, origin));
+        }
+        if let Some((seconds, origin)) = self.number(start, after_key, "a number of seconds") {
+            let after = Duration::from_millis((seconds * 1000.0) as u64);
+            self.reading.settings.push(Setting::new(after_key, after.to_string(), origin));
+        }
+    }
+
+    /// What a name that stands for a number is set to; 0 is none, as in hbbr.
+    fn number(&mut self, name: &str, key: &str, expected: &str) -> Option<(f64, Origin)> {
+        let (text, origin) = self.names.remove(name)?;
         match text.parse::<f64>() {
-            // As in hbbr, which takes it for none.
-            Ok(0.0) => {}
-            Ok(megabits) if megabits > 0.0 && megabits < 1e9 => {
-                let rate = BitRate::from_bits((megabits * MEGABIT) as u64);
-                self.reading.settings.push(Setting::new(key, rate.to_string(), origin));
-            }
+            Ok(0.0) => None,
+            Ok(number) if number > 0.0 && number < 1e9 => Some((number, origin)),
             _ => {
-                let what = format!("found {text:?}, expected a number of Mb/s");
+                let what = format!("found {text:?}, expected {expected}");
                 self.reading.problems.push(Problem::at(origin, key, what));
+                None
             }
         }
     }
@@ -197,6 +210,5 @@ fn canonical(name: &str) -> String {
 
 fn is_known(canonical: &str) -> bool {
     ["PORT", "KEY", "BIND"].contains(&canonical)
-        || NOT_APPLIED.contains(&canonical)
-        || BANDWIDTHS.iter().any(|(name, _)| *name == canonical)
+        || BANDWIDTHS.iter().chain(&DOWNGRADE).any(|(name, _)| *name == canonical)
 }

@@ -222,6 +222,7 @@ fn shown(found: &Actual, secret: bool) -> String {
 
 fn expectation(expected: &str) -> &str {
     match expected {
+        "f64" => "a number such as 0.66",
         "usize" | "u64" | "u32" | "u16" => "a whole number, 0 or more",
         "a string" | "path string" => "text in quotes",
         "a sequence" => "a list in brackets",

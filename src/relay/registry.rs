@@ -5,6 +5,8 @@
 
 mod closing;
 
+mod bandwidth;
+
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -21,10 +23,9 @@ use tokio_util::sync::CancellationToken;
 use self::closing::ClosedBy;
 use super::{
     request::{End, LegIndex, Paired, span},
-    throttle::{Allowance, Subject, Throttle},
+    throttle::{Allowance, Throttle},
 };
 use crate::{
-    config::BitRate,
     key_ring::{Grant, Seats, charge},
     metrics::Metrics,
     wire::{
@@ -186,33 +187,16 @@ impl ActiveRelays {
         active + self.closed_bytes.load(Ordering::Relaxed)
     }
 
-    /// The limits in force now are put on a relay.
-    pub fn limit(&self, relay: &ActiveRelay) {
-        relay.allowance.limit(&self.throttle, &relay.subject());
-    }
-
-    /// The limits in force now are put on all that are active.
-    pub fn limit_all(&self) {
-        self.all().iter().for_each(|relay| self.limit(relay));
-    }
-
-    /// Sets what one relay may move one way; `None` for what the others may.
-    pub fn set_bandwidth(&self, relay: &ActiveRelay, rate: Option<BitRate>) {
-        relay.allowance.set_own(&self.throttle, rate);
-        self.limit(relay);
-    }
-
-    /// What it may move one way, shared limits aside.
-    pub fn bandwidth(&self, relay: &ActiveRelay) -> BitRate {
-        relay.allowance.own().unwrap_or_else(|| self.throttle.limits().per_relay)
-    }
-
     /// Takes the rates of all, and brings the metrics' byte counts up to date. To be called at an
     /// even interval, which `elapsed` is.
     pub fn sample(&self, elapsed: Duration) {
+        let downgrade = self.throttle.limits().downgrade();
         for relay in self.all() {
             for leg in LegIndex::BOTH {
                 self.count_bytes(&relay, leg, Some(elapsed));
+            }
+            if let Some((after, most)) = downgrade {
+                self.downgrade(&relay, after, most);
             }
         }
     }
@@ -300,11 +284,6 @@ impl ActiveRelay {
         self.in_bulk.store(in_bulk, Ordering::Relaxed);
     }
 
-    /// How fast it may go.
-    pub const fn allowance(&self) -> &Allowance {
-        &self.allowance
-    }
-
     /// Notes activity, and counts the bytes that came from a leg.
     pub fn received(&self, from: LegIndex, bytes: u64) {
         self.legs[from.at()].received.fetch_add(bytes, Ordering::Relaxed);
@@ -314,13 +293,6 @@ impl ActiveRelay {
 
     fn grants(&self) -> [&Grant; 2] {
         [&self.legs[0].grant, &self.legs[1].grant]
-    }
-
-    fn subject(&self) -> Subject<'_> {
-        Subject {
-            addresses: LegIndex::BOTH.map(|leg| self.legs[leg.at()].address.ip()),
-            keys: self.grants().map(|grant| Some((grant.label()?, grant.bandwidth()))),
-        }
     }
 
     fn transports(&self) -> [Transport; 2] {

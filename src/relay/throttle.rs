@@ -74,8 +74,20 @@ pub struct Place {
     lanes: [LaneId; 2],
     /// Whether anything limits it now.
     limited: AtomicBool,
-    /// What an operator set for this relay, instead of `per_relay`.
-    own: Mutex<Option<BitRate>>,
+    /// What it has instead of `per_relay`.
+    own: Mutex<Own>,
+}
+
+/// A relay's limit of its own.
+#[derive(Debug, Clone, Copy, Default)]
+enum Own {
+    /// As configured.
+    #[default]
+    Configured,
+    /// As an operator has set it.
+    Set(BitRate),
+    /// It took too much for too long.
+    Downgraded,
 }
 
 /// What a direction may read in one turn.
@@ -150,13 +162,7 @@ impl Throttle {
 
 impl State {
     /// What limits the direction that comes from leg `from`.
-    fn bounds(
-        &self,
-        subject: &Subject<'_>,
-        access: &Access,
-        from: usize,
-        own: Option<BitRate>,
-    ) -> Bounds {
+    fn bounds(&self, subject: &Subject<'_>, access: &Access, from: usize, own: Own) -> Bounds {
         let mut shared = Vec::new();
         let mut share = |whose, way, rate: BitRate| {
             shared.extend(rate.bytes_per_second().map(|rate| (PoolName { whose, way }, rate)));
@@ -170,7 +176,17 @@ impl State {
                 share(Whose::Key(label.into()), way, rate);
             }
         }
-        Bounds { own: own.unwrap_or(self.limits.per_relay).bytes_per_second(), shared }
+        Bounds { own: own.rate(&self.limits).bytes_per_second(), shared }
+    }
+}
+
+impl Own {
+    const fn rate(self, limits: &BandwidthConfig) -> BitRate {
+        match self {
+            Self::Configured => limits.per_relay,
+            Self::Set(rate) => rate,
+            Self::Downgraded => limits.per_relay.min(limits.throttled),
+        }
     }
 }
 
@@ -214,16 +230,36 @@ impl Allowance {
         woken.into_iter().for_each(Waker::wake);
     }
 
-    /// What an operator set for this relay alone.
-    pub fn own(&self) -> Option<BitRate> {
-        self.0.get().and_then(|place| *place.own.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What the relay may move one way, shared limits aside.
+    pub fn own_rate(&self, throttle: &Throttle) -> BitRate {
+        self.own().rate(&throttle.lock().limits)
     }
 
     /// Sets what this relay alone may move one way; `None` for what the configuration has. To be
     /// followed by [`Allowance::limit`].
     pub fn set_own(&self, throttle: &Arc<Throttle>, rate: Option<BitRate>) {
+        self.put_own(throttle, rate.map_or(Own::Configured, Own::Set));
+    }
+
+    /// Holds a relay that took too much to the rate of the throttle list, unless it has a limit that
+    /// an operator has set; whether it was not before. To be followed by [`Allowance::limit`].
+    pub fn downgrade(&self, throttle: &Arc<Throttle>) -> bool {
+        let is_new = matches!(self.own(), Own::Configured);
+        if is_new {
+            self.put_own(throttle, Own::Downgraded);
+        }
+        is_new
+    }
+
+    fn own(&self) -> Own {
+        let own =
+            self.0.get().map(|place| *place.own.lock().unwrap_or_else(PoisonError::into_inner));
+        own.unwrap_or_default()
+    }
+
+    fn put_own(&self, throttle: &Arc<Throttle>, own: Own) {
         let place = self.place(throttle, &mut throttle.lock());
-        *place.own.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+        *place.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
     }
 
     /// Holds the relay to nothing any more: it is cut short, and has little left to say.

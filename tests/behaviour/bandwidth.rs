@@ -204,6 +204,41 @@ async fn an_address_on_the_throttle_list_is_slow_from_when_it_is_there() {
     assert!(took >= at_least(MUCH, BYTES_A_SECOND), "{took:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_takes_much_for_long_is_slowed_down_once() {
+    let gateway = TestGateway::start_with(|config| {
+        config.bandwidth.per_relay = BitRate::from_mbit(80);
+        config.bandwidth.throttled = RATE;
+        // A hundredth of what it may move: any machine can.
+        config.bandwidth.downgrade_threshold = 0.01;
+        config.bandwidth.downgrade_after =
+            mini_rust_desk_relay_server::config::Duration::from_millis(1);
+    })
+    .await;
+    let (uuid, quiet) = (unique("much"), unique("little"));
+    let path = format!("/api/v1/relays/{uuid}");
+    let (from, to) = gateway.named_pair(&uuid, Tcp, Tcp).await;
+    let _quiet = gateway.named_pair(&quiet, Tcp, Tcp).await;
+    let (read, sending) = flood(from.tcp());
+    let mut to = to.tcp();
+    let receiving =
+        tokio::spawn(
+            async move { while to.read(&mut [0; 65_536]).await.is_ok_and(|len| len > 0) {} },
+        );
+    eventually("it is slowed down", async || {
+        gateway.get(&path).await.json()["bandwidth"] == "8Mbit/s"
+    })
+    .await;
+    let other = gateway.get(&format!("/api/v1/relays/{quiet}")).await.json();
+    assert_eq!(other["bandwidth"], "80Mbit/s");
+    // What an operator says counts for more, and is not taken back by the next look.
+    let set = gateway.patch(&path, r#"{"bandwidth": "40Mbit/s"}"#).await;
+    assert_eq!(set.json()["bandwidth"], "40Mbit/s");
+    sending.abort();
+    receiving.abort();
+    drop(read);
+}
+
 /// The legs of two relays have the key on one side only, and share what it may send.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_legs_with_one_key_send_is_limited_over_all_their_relays() {

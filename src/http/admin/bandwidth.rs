@@ -56,6 +56,7 @@ impl Change {
             per_address: self.per_address.unwrap_or(limits.per_address),
             total: self.total.unwrap_or(limits.total),
             throttled: self.throttled.unwrap_or(limits.throttled),
+            ..limits
         }
     }
 }
