@@ -8,6 +8,8 @@ mod bearer;
 mod client;
 mod control;
 mod forwarded;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod health;
 mod page;
 mod problem;

@@ -3,19 +3,21 @@
 use std::{
     io::{ErrorKind, Read as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
     pin::pin,
     task::{Context, Waker},
 };
 
 use futures_util::FutureExt as _;
 use mini_rust_desk_relay_server::{
-    config::PairingConfig,
-    key_ring::Grant,
+    config::{Config, Live, PairingConfig},
+    key_ring::{Grant, KeyRing, Keys},
     metrics::{self, Exposition, Metrics},
     net::{
         first_message,
         leg::{Arriving, Leg},
         listener::ConnectionLimit,
+        refusals::Refusals,
     },
     relay::request::{Match, RelayError, RelayRequest},
     wire::{
@@ -49,7 +51,7 @@ fn in_every_order(scenario: fn()) {
     let _guard = runtime.enter();
     shuttle::check_random(scenario, SCHEDULES);
     shuttle::check_pct(scenario, SCHEDULES, DEPTH);
-    let told = COUNTS.with(|(_, exposition)| exposition.render());
+    let told = COUNTS.with(|(_, exposition)| exposition.render(&[]));
     assert!(told.contains("\nrelay_waiting_legs 0\n"), "places were not given back: {told}");
 }
 
@@ -78,7 +80,9 @@ impl House {
     fn new(max_waiting: usize) -> Self {
         let mut limits = PairingConfig { max_waiting, ..PairingConfig::default() };
         limits.timeout = "30s".parse().unwrap();
-        let room = WaitingRoom::new(limits, metrics());
+        let open = Keys::read(&Config::default(), Path::new("/nonexistent")).unwrap();
+        let ring = Arc::new(KeyRing::new(open, None));
+        let room = WaitingRoom::new(Live::new(limits), ring, metrics());
         Self { room, stop: CancellationToken::new() }
     }
 
@@ -164,7 +168,8 @@ fn request(uuid: &str) -> (RelayRequest, TcpStream) {
     // So that thousands leave no address behind that is busy for a minute.
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let connection = ConnectionLimit::new(1, metrics()).admit(socket, peer).unwrap();
+    let limit = ConnectionLimit::new(1, metrics(), Refusals::new(metrics()));
+    let connection = limit.admit(socket, peer).unwrap();
     let connection = connection.with_socket(Arriving::Plain);
     let head = frame::encode(&request_relay(uuid, "", "", ConnType::Default)).unwrap();
     let (hello, _) = first_message::of(&head, 4096).unwrap().unwrap();
