@@ -14,6 +14,7 @@ use crate::{
     by_hand::{Wire, binary, opening, upgrade_request},
     servers::PROXY,
     support::{TestGateway, unique},
+    tls::{Kind, Peer, TlsGateway, shake_hands},
 };
 
 const V1: &[u8] = b"PROXY TCP4 203.0.113.7 198.51.100.1 56324 21117\r\n";
@@ -92,6 +93,22 @@ async fn what_follows_a_header_may_be_any_protocol() {
 
     let client_hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     is_turned_away(&gateway, proxied(&gateway, &[V1, client_hello]).await, "tls").await;
+}
+
+#[tokio::test]
+async fn tls_may_follow_and_is_the_clients() {
+    let relay = TlsGateway::start_with(|config| {
+        config.proxy.trusted = vec![IpAddr::from(PROXY).into()];
+        config.proxy.protocol = ProxyProtocol::Required;
+    })
+    .await;
+    for (header, kind) in [(V1, Kind::Wss), (V2, Kind::Tls)] {
+        let wire = proxied(&relay.gateway, &[header]).await;
+        let stream = shake_hands(wire.socket, relay.identity.client()).await.unwrap();
+        let uuid = unique("proxied-tls");
+        let _leg = Peer::greeting(Box::new(stream), kind, &uuid).await;
+        assert_eq!(relay.gateway.address_of(&uuid).await, CLIENT);
+    }
 }
 
 /// Who is behind a proxy that forwards bytes cannot add a header to the proxy's own.
