@@ -144,11 +144,6 @@ impl KeyRing {
         self.keys.load().is_empty()
     }
 
-    /// What the key of this label grants; `None` when there is none.
-    pub fn grant(&self, label: &str) -> Option<Grant> {
-        self.keys.load().iter().find(|key| *key.account.label == *label).map(Grant::of)
-    }
-
     /// What the key that a client sent grants it.
     ///
     /// It is compared with every key, found or not, so that the time it takes tells nothing of
@@ -176,7 +171,8 @@ impl KeyRing {
     /// The same for a leg that another process has already let in by the key of this label.
     ///
     /// # Errors
-    /// When the label is not on this ring, or its key lets nobody in now.
+    /// When the label is not on this ring, or its key has expired. That a month's traffic has been
+    /// used up since it was let in is no reason: the leg could have waited here.
     pub fn verify_label(&self, label: Option<&str>) -> Result<Grant, Denied> {
         let keys = self.keys.load();
         if keys.is_empty() {
@@ -184,7 +180,8 @@ impl KeyRing {
         }
         let key = keys.iter().find(|key| Some(&*key.account.label) == label);
         let key = key.ok_or(Denied::Revoked)?;
-        admit(key).inspect_err(|denied| key.account.deny(denied))
+        key.is_valid(Timestamp::now).inspect_err(|denied| key.account.deny(denied))?;
+        Ok(Grant::of(key))
     }
 
     /// Whether what was granted to a leg that waits still holds.

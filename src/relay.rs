@@ -121,8 +121,8 @@ impl Core {
         }))
     }
 
-    /// Takes a leg on that waited in another process. It was let in there: that its key is none of
-    /// ours any more is no reason to turn it away, as after a reload.
+    /// Takes a leg on that waited in another process, if the key that let it in there is valid here
+    /// too: this process' keys may be other ones, and its peer is held to them.
     pub fn welcome(&self, newcomer: Newcomer, connections: &Arc<ConnectionLimit>) {
         let Newcomer { uuid, target, conn_type, label, peer, transport, early, waited, socket } =
             newcomer;
@@ -130,7 +130,10 @@ impl Core {
         if let Err(denial @ Denial::Blocked) = self.parts.access.admit(&mut connection) {
             return self.parts.refusals.refuse(peer, denial.label(), &denial);
         }
-        let grant = label.and_then(|label| self.parts.ring.grant(&label)).unwrap_or_default();
+        let grant = match self.parts.ring.verify_label(label.as_deref()) {
+            Ok(grant) => grant,
+            Err(denied) => return self.parts.refusals.refuse(peer, denied.label(), &denied),
+        };
         let leg = Leg { connection: connection.with_socket(Arriving::Plain), transport, early };
         let licence_key = zeroize::Zeroizing::default();
         let hello = Hello { uuid, target, conn_type, licence_key };

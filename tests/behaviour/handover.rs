@@ -43,7 +43,10 @@ struct Lineage {
 
 impl Lineage {
     async fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        Self::start_in(tempfile::tempdir().expect("a directory"), args, env).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir, args: &[&str], env: &[(&str, &str)]) -> Self {
         let program = dir.path().join("relay");
         symlink(PROGRAM, &program).expect("a link");
         let mut command = Command::new(program);
@@ -130,6 +133,51 @@ async fn legs_that_wait_meet_peers_that_come_to_the_new_process() {
         assert_eq!(second.receive().await.as_deref(), Some(&b"early"[..]));
         talk(&mut first, &mut second).await;
     }
+}
+
+/// Only a key's label travels. What the new process' keys do not let in, it drops: a leg that
+/// waited, and one that would meet its peer at once.
+#[tokio::test]
+async fn legs_keep_their_keys_and_are_held_to_the_new_ones() {
+    let key = |label: &str| format!("[[keys]]\nlabel = '{label}'\nkey = 'for-{label}'\n");
+    let said = |uuid: &str, label: &str| {
+        let hello = request_relay(uuid, "", &format!("for-{label}"), ConnType::Default);
+        frame::encode(&hello).unwrap().to_vec()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("keys.toml"), key("stays") + &key("goes")).unwrap();
+    let mut lineage = Lineage::start_in(dir, &[], &[("RELAY__KEYS_FILE", "keys.toml")]).await;
+    let leg = async |addr, bytes: &[u8]| {
+        let mut leg = Wire::connect(addr).await;
+        leg.send(bytes).await;
+        leg
+    };
+    let addr = lineage.process.gateway.addr;
+    let first = leg(addr, &said("pair", "stays")).await;
+    let gone = leg(addr, &said("gone", "goes")).await;
+    for uuid in ["pair", "gone"] {
+        lineage.process.gateway.until_waiting(uuid).await;
+    }
+    let late = said("late", "goes");
+    let mut half = leg(addr, &late[..5]).await;
+    lineage.process.gateway.until_metric("relay_connections_open", 4.0).await;
+    fs::write(lineage.dir().join("keys.toml"), key("stays")).unwrap();
+    lineage.upgrade().await;
+    assert_eq!(gone.rest().await, b"");
+    let gateway = &lineage.process.gateway;
+    let waiting = gateway.get("/api/v1/waiting").await.json();
+    assert_eq!((&waiting["total"], &waiting["items"][0]["key"]), (&1.into(), &"stays".into()));
+    // The old process may have heard of its key's end by then, or leave it to the new one.
+    let _peer = leg(addr, &said("late", "stays")).await;
+    gateway.until_waiting("late").await;
+    half.send(&late[5..]).await;
+    assert_eq!(half.rest().await, b"");
+    let second = leg(addr, &said("pair", "stays")).await;
+    gateway.until_active("pair").await;
+    let relay = gateway.get("/api/v1/relays/pair").await.json();
+    assert_eq!([&relay["legs"][0]["key"], &relay["legs"][1]["key"]], ["stays", "stays"]);
+    assert_eq!(gateway.get("/api/v1/keys").await.json()["items"][0]["relays_active"], 1);
+    drop((first, second));
 }
 
 #[tokio::test]
