@@ -1,5 +1,5 @@
-//! Pairs that come and go while the relay is told to change: new settings, again and again. None of
-//! them may be lost.
+//! Pairs that come and go while the relay is told to change: new settings, again and again, or a
+//! new process that takes over. None of them may be lost.
 
 use std::{
     fs, thread,
@@ -40,8 +40,14 @@ struct Change {
     says: &'static str,
 }
 
-const CHANGES: [Change; 1] =
-    [Change { name: "reload (SIGHUP)", signal: Signal::HUP, says: "reloaded the configuration" }];
+const CHANGES: [Change; 2] = [
+    Change { name: "reload (SIGHUP)", signal: Signal::HUP, says: "reloaded the configuration" },
+    Change {
+        name: "upgrade (SIGUSR2)",
+        signal: Signal::USR2,
+        says: "another process has taken over",
+    },
+];
 
 pub(crate) fn workload(plan: &Plan) -> Workload {
     let times = plan.scale.changes;
