@@ -438,10 +438,13 @@ async fn who_is_held_back_is_not_idle_and_is_closed_at_once() {
     .await;
     for (first, second) in [(Tcp, Tcp), (WebSocket, Tcp), (WebSocket, WebSocket)] {
         let uuid = unique("slow");
-        let (from, to) = gateway.named_pair(&uuid, first, second).await;
+        // It sends before it is paired: the relay has something to move from its first moment on.
+        let from = gateway.leg(first, &uuid).await;
+        gateway.until_waiting(&uuid).await;
         let (mut sends, _receives) = from.split();
-        let (_sends, mut receives) = to.split();
+        sends.send(&[1; 30_000]).await.expect("the socket takes it");
         let sending = tokio::spawn(async move { while sends.send(&[1; 30_000]).await.is_ok() {} });
+        let (_sends, mut receives) = gateway.leg(second, &uuid).await.split();
         let receiving = tokio::spawn(async move { while receives.receive().await.is_some() {} });
         let path = format!("/api/v1/relays/{uuid}");
         eventually("it is held back for long", async || {

@@ -22,6 +22,9 @@ const MOST_DUE: f64 = SHALLOWEST;
 /// Less than this is not worth a read, if there is to be more.
 const PORTION: u64 = 4 << 10;
 
+/// The same for one that has taken little: what it has to move is most likely no more.
+const LITTLE: u64 = 512;
+
 /// How many pools nobody draws on may be kept without looking whether they are worth it.
 const SPARE: usize = 64;
 
@@ -138,6 +141,13 @@ impl Pool {
     }
 }
 
+impl Lane {
+    /// Whether it took less than was due to it.
+    fn is_modest(&self) -> bool {
+        self.due > MOST_DUE / 2.0
+    }
+}
+
 impl Ledger {
     /// Opens a direction; nothing limits it yet.
     pub(super) fn open(&mut self) -> LaneId {
@@ -232,7 +242,8 @@ impl Ledger {
         }
         self.refresh(id, now);
         let at_hand = self.at_hand(id).min(most);
-        if at_hand >= most.min(PORTION) {
+        let worthwhile = if self.lanes[id].is_modest() { LITTLE } else { PORTION };
+        if at_hand >= most.min(worthwhile) {
             self.take(id, at_hand);
             return Some(Grant { bytes: at_hand, waited: false });
         }
@@ -292,17 +303,19 @@ impl Ledger {
         lane.due = (lane.due + gained).min(MOST_DUE);
     }
 
-    /// What a direction may have without a round. The reserve is for those who want little.
+    /// What a direction may have without a round. The reserve is for those who took little, and
+    /// none takes more than half of it, so that there is some for the next.
     fn at_hand(&self, id: LaneId) -> u64 {
         let lane = &self.lanes[id];
         let own = lane.own.as_ref().map_or(f64::MAX, Bucket::level);
         if lane.pools.is_empty() {
             return own as u64;
         }
-        let modest = lane.due > MOST_DUE / 2.0;
+        let modest = lane.is_modest();
         let pools = lane.pools.iter().map(|&pool| {
             let pool = &self.pools[pool as usize];
-            if modest { pool.bucket.level() } else { pool.bucket.level() - pool.reserve() }
+            let (level, free) = (pool.bucket.level(), pool.bucket.level() - pool.reserve());
+            if modest { free.max(level / 2.0) } else { free }
         });
         pools.fold(own.min(lane.due), f64::min).max(0.0) as u64
     }
@@ -518,6 +531,19 @@ mod tests {
         let typist = world.add(Load::Every { millis: 500, bytes: 200 }, &all(10 * MB));
         world.run(Duration::from_secs(5));
         assert_eq!(world.directions[typist].longest, Duration::ZERO);
+    }
+
+    #[test]
+    fn those_that_come_with_much_at_once_leave_some_for_one_that_comes_with_little() {
+        let mut world = World::new();
+        (0..4).for_each(|_| {
+            world.add(Load::Every { millis: 1, bytes: MB }, &all(MB));
+        });
+        // All of them have taken nothing so far.
+        world.run(STEP);
+        let typist = world.add(Load::Every { millis: 1, bytes: 200 }, &all(MB));
+        world.run(STEP);
+        assert_eq!(world.directions[typist].moved, 200);
     }
 
     #[test]
