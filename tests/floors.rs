@@ -238,3 +238,37 @@ fn nothing_else_lies_at_the_top() {
         top.iter().filter(|name| !name.starts_with('.') && !TOP.contains(name)).collect();
     assert!(strange.is_empty(), "{strange:?} should be somewhere below");
 }
+
+/// The README says of each threat which test shows that it is met: `file::name`.
+#[test]
+fn every_test_that_the_readme_names_exists() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, security) = readme.split_once("\n## Security\n").expect("the section");
+    let security = security.split("\n## ").next().unwrap();
+    let named: Vec<_> =
+        security.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
+    assert!(named.len() > 30, "only {} tests are named", named.len());
+    let mut files = Vec::new();
+    let mut dirs = vec![root().join("src"), root().join("tests")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    for (file, name) in named {
+        let mut texts = files.iter().filter(|path| path.file_stem().unwrap() == file);
+        let is_test = |text: String| {
+            text.rsplit_once(&format!("fn {name}(")).is_some_and(|(before, _)| {
+                let attributes = before.rsplit("\n\n").next().unwrap();
+                attributes.contains("#[test]") || attributes.contains("#[tokio::test")
+            })
+        };
+        let found = texts.any(|path| is_test(fs::read_to_string(path).unwrap()));
+        assert!(found, "no test {file}::{name}");
+    }
+}
