@@ -4,6 +4,7 @@
 //! The relay is a process of its own, so that its descriptors and its memory are nobody else's.
 
 mod fault;
+mod soak;
 mod step;
 
 use std::net::Ipv4Addr;
