@@ -71,6 +71,30 @@ fn names_in_the_example_are_followed(objects: &[Value]) {
 }
 
 #[test]
+fn tls_renders_is_valid_and_its_files_are_in_the_pod() {
+    let Some(kubectl) = requirement::program("kubectl", CI_INSTALL) else { return };
+    let copy = copy_of("deploy/kubernetes");
+    let overlay = copy.path().join("overlays/tls");
+    fs::create_dir(&overlay).unwrap();
+    let uses = "resources: [../../base]\ncomponents: [../../components/tls]\n";
+    fs::write(overlay.join("kustomization.yaml"), uses).unwrap();
+    let yaml = successful(kustomize(&kubectl, &overlay));
+    validate(&yaml, &[]);
+
+    let objects = objects(&yaml);
+    let pod = pod(&objects);
+    assert_eq!(volume(&pod, "tls")["secret"]["optional"], false);
+    let env = pod["containers"][0]["env"].as_array().unwrap();
+    let env = env.iter().map(|one| (str_of(&one["name"]).into(), str_of(&one["value"]).into()));
+    let tls = settled(None, env.collect()).tls;
+    // As every Secret of type kubernetes.io/tls has them.
+    let files: Vec<_> = mounts(&pod, "tls", ["tls.crt", "tls.key"].into_iter()).collect();
+    assert_eq!(files, [tls.cert, tls.key]);
+    let public = all(&objects, "Service").find(|service| service["metadata"]["name"] == NAME);
+    assert_eq!(ports(&public.unwrap()["spec"]["ports"], "port"), [21117, 21119, 443]);
+}
+
+#[test]
 fn a_pod_has_time_to_drain() {
     let Some(yaml) = rendered_base() else { return };
     let objects = objects(&yaml);
