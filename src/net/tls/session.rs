@@ -388,3 +388,288 @@ fn gather<'a>(from: &[IoSlice<'_>], to: &'a mut [u8]) -> &'a [u8] {
     }
     &to[..len]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use proptest::prelude::*;
+    use rustls::{
+        ClientConfig, ClientConnection, RootCertStore,
+        crypto::aws_lc_rs::default_provider,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+        version::{TLS12, TLS13},
+    };
+
+    use super::*;
+
+    /// A socket of which everything is decided here.
+    #[derive(Default)]
+    struct Wire {
+        /// From the client.
+        up: Vec<u8>,
+        /// To the client.
+        down: Vec<u8>,
+        /// How much one read gives, and one write takes, at most.
+        most: usize,
+        /// How much is taken before there is no more room.
+        room: usize,
+    }
+
+    impl Socket for Wire {
+        fn poll_read(&mut self, into: &mut [u8]) -> Poll<io::Result<usize>> {
+            let len = self.up.len().min(self.most).min(into.len());
+            into[..len].copy_from_slice(&self.up[..len]);
+            self.up.drain(..len);
+            if len == 0 { Poll::Pending } else { Poll::Ready(Ok(len)) }
+        }
+
+        fn poll_write(&mut self, from: &[u8]) -> Poll<io::Result<usize>> {
+            let len = from.len().min(self.most).min(self.room);
+            self.room -= len;
+            self.down.extend_from_slice(&from[..len]);
+            if len == 0 { Poll::Pending } else { Poll::Ready(Ok(len)) }
+        }
+
+        fn shut_down(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Pair {
+        client: ClientConnection,
+        session: Session,
+        wire: Wire,
+    }
+
+    fn server() -> (Arc<ServerConfig>, CertificateDer<'static>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let der = made.cert.der().clone();
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![der.clone()], key)
+            .unwrap();
+        (Arc::new(config), der)
+    }
+
+    impl Pair {
+        fn new(version: &'static rustls::SupportedProtocolVersion, most: usize) -> Self {
+            let (server, der) = server();
+            let mut roots = RootCertStore::empty();
+            roots.add(der).unwrap();
+            let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut pair = Self {
+                client: ClientConnection::new(Arc::new(client), name).unwrap(),
+                session: Session::new(server).unwrap(),
+                wire: Wire { most, room: usize::MAX, ..Wire::default() },
+            };
+            while pair.client.is_handshaking() || pair.session.is_handshaking() {
+                pair.carry_up();
+                while pair.session.poll_progress(&mut pair.wire).is_ready() {}
+                assert!(pair.session.fault.is_none(), "{:?}", pair.session.fault);
+                assert!(pair.session.poll_flush(&mut pair.wire).is_ready());
+                pair.carry_down();
+            }
+            pair
+        }
+
+        fn carry_up(&mut self) {
+            while self.client.wants_write() {
+                self.client.write_tls(&mut self.wire.up).unwrap();
+            }
+        }
+
+        fn carry_down(&mut self) -> Vec<u8> {
+            let down = std::mem::take(&mut self.wire.down);
+            let (mut rest, mut read) = (&down[..], Vec::new());
+            while !rest.is_empty() {
+                self.client.read_tls(&mut rest).unwrap();
+                self.client.process_new_packets().unwrap();
+                // It ends with "would block".
+                let _ = self.client.reader().read_to_end(&mut read);
+            }
+            read
+        }
+
+        fn say(&mut self, bytes: &[u8]) {
+            self.client.writer().write_all(bytes).unwrap();
+            self.carry_up();
+        }
+
+        /// What can be read now, `room` bytes at a time.
+        fn hear(&mut self, room: usize) -> io::Result<Vec<u8>> {
+            let mut heard = Vec::new();
+            loop {
+                let mut bytes = vec![0; room];
+                let mut buf = ReadBuf::new(&mut bytes);
+                match self.session.poll_read(&mut self.wire, &mut buf) {
+                    Poll::Ready(Ok(())) if buf.filled().is_empty() => return Ok(heard),
+                    Poll::Ready(Ok(())) => heard.extend_from_slice(buf.filled()),
+                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Pending => return Ok(heard),
+                }
+            }
+        }
+
+        fn kept(&self) -> usize {
+            let Session { partial, opened, sealed, .. } = &self.session;
+            partial.capacity() + opened.capacity() + sealed.capacity()
+        }
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|at| ((at * 31) >> 3) as u8).collect()
+    }
+
+    #[test]
+    fn an_idle_session_keeps_no_buffer() {
+        for version in [&TLS12, &TLS13] {
+            let mut pair = Pair::new(version, usize::MAX);
+            let bytes = pattern(60_000);
+            pair.say(&bytes);
+            assert!(pair.hear(256 << 10).unwrap() == bytes);
+            let written = pair.session.poll_write(&mut pair.wire, &[IoSlice::new(&bytes)]);
+            assert!(matches!(written, Poll::Ready(Ok(60_000))));
+            assert!(pair.carry_down() == bytes);
+            assert_eq!(pair.kept(), 0);
+        }
+    }
+
+    #[test]
+    fn a_stalled_socket_keeps_one_write_and_no_more() {
+        let mut pair = Pair::new(&TLS13, usize::MAX);
+        let bytes = pattern(1 << 20);
+        pair.wire.room = 1000;
+        let written = pair.session.poll_write(&mut pair.wire, &[IoSlice::new(&bytes)]);
+        assert!(matches!(written, Poll::Ready(Ok(READ))));
+        assert!(pair.session.unsent() > READ - 1000);
+        let again = pair.session.poll_write(&mut pair.wire, &[IoSlice::new(&bytes[READ..])]);
+        assert!(again.is_pending());
+        // It is told of the end only behind what waits.
+        assert!(pair.session.poll_shutdown(&mut pair.wire).is_pending());
+        pair.wire.room = usize::MAX;
+        assert!(pair.session.poll_shutdown(&mut pair.wire).is_ready());
+        assert!(pair.carry_down() == bytes[..READ]);
+        assert!(pair.client.process_new_packets().unwrap().peer_has_closed());
+        assert_eq!(pair.kept(), 0);
+    }
+
+    #[test]
+    fn tiny_records_are_not_cheap() {
+        let mut pair = Pair::new(&TLS13, usize::MAX);
+        pair.session.take_toil();
+        for _ in 0..100 {
+            pair.say(b"x");
+        }
+        assert_eq!(pair.hear(256 << 10).unwrap().len(), 100);
+        assert!(pair.session.take_toil() >= 100 * RECORD_TOIL);
+        pair.say(&pattern(50_000));
+        pair.hear(256 << 10).unwrap();
+        let toil = pair.session.take_toil();
+        assert!((50_000..60_000).contains(&toil), "{toil}");
+    }
+
+    #[test]
+    fn keys_are_updated_and_a_flood_of_that_is_not_borne() {
+        let mut pair = Pair::new(&TLS13, usize::MAX);
+        for round in 0..5 {
+            pair.client.refresh_traffic_keys().unwrap();
+            pair.say(&[round; 10]);
+            assert_eq!(pair.hear(100).unwrap(), [round; 10]);
+            let written = pair.session.poll_write(&mut pair.wire, &[IoSlice::new(&[round; 7])]);
+            assert!(matches!(written, Poll::Ready(Ok(7))));
+            assert!(pair.session.poll_flush(&mut pair.wire).is_ready());
+            assert_eq!(pair.carry_down(), [round; 7]);
+        }
+        // Nobody answers while nobody writes, so that this piles up nothing.
+        for _ in 0..1000 {
+            pair.client.refresh_traffic_keys().unwrap();
+        }
+        pair.carry_up();
+        let fault = pair.hear(100).unwrap_err();
+        assert!(fault.to_string().contains("TooManyKeyUpdate"), "{fault}");
+        assert!(pair.kept() < 1024, "{}", pair.kept());
+    }
+
+    #[test]
+    fn a_handshake_message_that_never_ends_is_bounded() {
+        let mut session = Session::new(server().0).unwrap();
+        let mut wire = Wire { most: usize::MAX, room: usize::MAX, ..Wire::default() };
+        // A ClientHello of 16 MiB, in records of 16 KiB.
+        wire.up = b"\x16\x03\x01\x40\x00\x01\xff\xff\xff".to_vec();
+        wire.up.resize(5 + (16 << 10), 0);
+        for _ in 0..3 {
+            wire.up.extend_from_slice(b"\x16\x03\x01\x40\x00");
+            wire.up.resize(wire.up.len() + (16 << 10), 0);
+        }
+        while session.fault.is_none() {
+            assert!(session.poll_progress(&mut wire).is_ready(), "it is borne");
+            assert!(session.partial.capacity() <= RECORD);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn every_byte_crosses_in_whatever_pieces(
+            tls12: bool,
+            most in prop_oneof![1..40_usize, 1000..20_000_usize, Just(usize::MAX)],
+            room in prop_oneof![1..100_usize, 1000..300_000_usize],
+            lens in prop::collection::vec(prop_oneof![0..3_usize, 0..50_000_usize], 1..6),
+        ) {
+            let mut pair = Pair::new(if tls12 { &TLS12 } else { &TLS13 }, most);
+            for len in lens {
+                let bytes = pattern(len);
+                pair.say(&bytes);
+                let heard = pair.hear(room).unwrap();
+                prop_assert!(heard == bytes);
+                // As many small pieces, of which a few are taken at a time.
+                let mut left = &bytes[..];
+                while !left.is_empty() {
+                    let pieces: Vec<_> = left.chunks(997).take(64).map(IoSlice::new).collect();
+                    match pair.session.poll_write(&mut pair.wire, &pieces) {
+                        Poll::Ready(written) => left = &left[written.unwrap()..],
+                        Poll::Pending => pair.wire.room = 10_000,
+                    }
+                }
+                pair.wire.room = usize::MAX;
+                prop_assert!(pair.session.poll_flush(&mut pair.wire).is_ready());
+                prop_assert!(pair.carry_down() == bytes);
+            }
+            prop_assert_eq!(pair.kept(), 0);
+        }
+
+        #[test]
+        fn garbage_is_a_fault_and_never_a_panic(
+            tls12: bool,
+            garbage in prop::collection::vec(any::<u8>(), 1..400),
+            kind in 0x14..0x18_u8,
+            as_record: bool,
+        ) {
+            let mut pair = Pair::new(if tls12 { &TLS12 } else { &TLS13 }, usize::MAX);
+            pair.say(b"before");
+            if as_record {
+                let len = u16::try_from(garbage.len()).unwrap().to_be_bytes();
+                pair.wire.up.extend_from_slice(&[kind, 3, 3, len[0], len[1]]);
+            }
+            pair.wire.up.extend_from_slice(&garbage);
+            // What came before it is heard, once.
+            let mut bytes = [0; 100];
+            let mut buf = ReadBuf::new(&mut bytes);
+            prop_assert!(pair.session.poll_read(&mut pair.wire, &mut buf).is_ready());
+            prop_assert_eq!(buf.filled(), b"before");
+            let _ = pair.hear(100);
+            let _ = pair.hear(100);
+            prop_assert!(pair.kept() <= 2 * RECORD);
+        }
+    }
+}
