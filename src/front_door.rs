@@ -262,6 +262,10 @@ impl FrontDoor {
         };
         let (label, reason) = match read {
             Some(Ok(Ok(Some(seen)))) => return Some(seen),
+            // Nobody looks for a relay by a handshake, which is too dear to be forgiven.
+            Some(Ok(Ok(None))) if connection.socket.is_tls() => {
+                ("hung_up", "it hung up within TLS, before its first message")
+            }
             Some(Ok(Ok(None))) => {
                 self.hung_up(connection, head, arrival);
                 return None;

@@ -237,6 +237,15 @@ async fn silence_within_tls_is_not_waited_for_longer() {
 }
 
 #[tokio::test]
+async fn a_handshake_and_no_more_is_no_probe() {
+    let gateway = TlsGateway::start().await;
+    let mut stream = gateway.tls().await;
+    stream.shutdown().await.unwrap();
+    until_refused(&gateway.gateway, "hung_up", 1.0).await;
+    assert_eq!(outcomes(&gateway.gateway, "full").await, 1.0);
+}
+
+#[tokio::test]
 async fn who_does_not_trust_the_certificate_is_counted_as_such() {
     let gateway = TlsGateway::start().await;
     let stranger = Identity::new();
