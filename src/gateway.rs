@@ -9,6 +9,7 @@ mod handover;
 mod keys;
 mod light;
 mod lists;
+mod parts;
 mod reload;
 mod secrets;
 mod service;
@@ -30,6 +31,7 @@ use self::{
     control::UpgradeRequest,
     handover::follow,
     light::{Light, accept},
+    parts::parts,
     reload::Rooms,
     secrets::admin_token,
     service::Pulse,
@@ -47,19 +49,14 @@ use crate::{
     front_door::FrontDoor,
     http::{self, AdminState, Upgrades},
     key_ring::{KeyRingError, UsageError},
-    metrics::{self, Metrics},
+    metrics,
     net::{
-        access::Access,
         inherited::{Inherited, Purpose},
         listener::{ListenError, Listener},
         liveness::Liveness,
-        refusals::Refusals,
         tls::files::TlsError,
     },
-    relay::{
-        self, Core, Parts, entrance::Entrance, pairing::WaitingRoom, plane::BulkPlane,
-        registry::ActiveRelays, throttle::Throttle,
-    },
+    relay::{self, Core, entrance::Entrance},
     service_manager,
     shutdown::Shutdown,
 };
@@ -295,41 +292,6 @@ impl Gateway {
         };
         way_down.go().await;
     }
-}
-
-fn parts(
-    config: &Config,
-    dir: &Path,
-    metrics: &Arc<Metrics>,
-    shutdown: &Shutdown,
-    legs: &TaskTracker,
-) -> Result<Parts, GatewayError> {
-    let access = Arc::new(Access::new(&config.access, &config.proxy, dir));
-    let limits = config.bandwidth.clone();
-    let throttle = Throttle::new(limits, Arc::clone(&access), Arc::clone(metrics));
-    let ring = keys::ring(config, dir)?;
-    Ok(Parts {
-        metrics: Arc::clone(metrics),
-        refusals: Refusals::new(Arc::clone(metrics)),
-        proxies: Live::new(config.proxy.clone()),
-        access,
-        draining: shutdown.soft().clone(),
-        room: WaitingRoom::new(
-            Live::new(config.pairing.clone()),
-            Arc::clone(&ring),
-            Arc::clone(metrics),
-        ),
-        ring,
-        relays: ActiveRelays::new(
-            shutdown.hard().clone(),
-            Arc::clone(&throttle),
-            Arc::clone(metrics),
-        ),
-        throttle,
-        limits: Live::new(config.relay.clone()),
-        bulk: BulkPlane::new(&config.threads),
-        legs: legs.clone(),
-    })
 }
 
 fn open_door(

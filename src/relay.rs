@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod auth;
+pub mod capacity;
 pub mod entrance;
 pub mod pairing;
 pub mod passage;
@@ -91,9 +92,9 @@ pub fn stack(core: &Core) -> RelayStack {
     let core = core.clone();
     BoxCloneSyncService::new(
         ServiceBuilder::new()
-            .layer(RecordLayer::new(refusals))
-            .layer(AdmissionLayer::new(draining, access))
-            .layer(RequireKeyLayer::new(ring))
+            .layer(RecordLayer::new(refusals, Arc::clone(&access)))
+            .layer(AdmissionLayer::new(draining, Arc::clone(&access)))
+            .layer(RequireKeyLayer::new(ring, access))
             .and_then(move |matched| core.splice(matched))
             .service(Pairing::new(room)),
     )
@@ -163,6 +164,13 @@ pub(crate) mod tests {
             rendezvous::{ConnType, request_relay},
         },
     };
+
+    /// As nothing is configured.
+    pub(crate) fn access() -> Arc<Access> {
+        let (config, nowhere) =
+            (crate::config::Config::default(), std::path::Path::new("/nonexistent"));
+        Arc::new(Access::new(&config.access, &config.proxy, nowhere))
+    }
 
     /// A request over a real socket, and the client's end of it.
     pub(crate) async fn request(uuid: &str, key: &str) -> (RelayRequest, TcpStream) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every room, with its floor: a file of `src` without its ending, and the folder of that name.
-const ROOMS: [(u8, &str); 28] = [
+const ROOMS: [(u8, &str); 29] = [
     (0, "wire"),
     (0, "key"),
     (1, "config"),
@@ -18,6 +18,7 @@ const ROOMS: [(u8, &str); 28] = [
     (2, "telemetry"),
     (2, "net"),
     (2, "key_ring"),
+    (2, "relay/capacity"),
     (3, "acme"),
     (3, "relay/request"),
     (3, "relay/throttle"),

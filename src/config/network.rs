@@ -23,6 +23,11 @@ impl Network {
         Self(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128))),
     ];
 
+    /// The network of this many bits that an address is in; the address alone if it has no such.
+    pub fn around(ip: IpAddr, bits: u8) -> Self {
+        IpNet::new(ip, bits).map_or_else(|_| ip.into(), |net| Self(canonical(net).trunc()))
+    }
+
     /// Its first address and its last, which are of one family.
     pub fn bounds(&self) -> (IpAddr, IpAddr) {
         (self.0.network(), self.0.broadcast())

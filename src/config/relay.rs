@@ -8,6 +8,8 @@ use super::{Duration, Size, rules::Rules};
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RelayConfig {
+    /// How many relays may be active at once; 0 for any number.
+    pub max_active: usize,
     /// A relay that moved no byte for this long is closed.
     pub idle_timeout: Duration,
     /// The same for port forwards and RDP, which are quiet by nature.
@@ -25,6 +27,7 @@ pub struct RelayConfig {
 impl Default for RelayConfig {
     fn default() -> Self {
         Self {
+            max_active: 0,
             idle_timeout: Duration::from_secs(30),
             port_forward_idle_timeout: Duration::from_secs(3600),
             write_timeout: Duration::from_secs(30),

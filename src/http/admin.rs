@@ -1,5 +1,6 @@
 //! The admin API under `/api/v1`, and `/metrics`. What it shows is the relay stack's own state.
 
+mod addresses;
 mod bandwidth;
 mod keys;
 mod lists;
@@ -80,6 +81,7 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .route("/api/v1/stats", get(stats::show))
         .route("/api/v1/reload", post(control::reload))
         .route("/api/v1/drain", post(control::drain))
+        .route("/api/v1/addresses", get(addresses::list))
         .route("/api/v1/blocklist", lists::whole(ListName::Block))
         .route("/api/v1/blocklist/{*network}", lists::one(ListName::Block))
         .route("/api/v1/throttlelist", lists::whole(ListName::Throttle))

@@ -93,7 +93,10 @@ fn place(
             Denial::Blocked => {
                 Problem::new(StatusCode::FORBIDDEN, "this relay does not serve your address")
             }
-            Denial::Connections { .. } | Denial::Rate { .. } => {
+            Denial::Connections { .. }
+            | Denial::Rate { .. }
+            | Denial::Waiting { .. }
+            | Denial::BackOff => {
                 let detail = "there are too many connections from your address: try again later";
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
             }

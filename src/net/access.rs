@@ -3,7 +3,9 @@
 //! What a connection says is judged elsewhere; here only whence it comes counts. The lists can
 //! change at any time; whoever holds a connection asks again when they have.
 
+mod address;
 mod addresses;
+mod back_off;
 mod file;
 mod list;
 mod ranges;
@@ -18,13 +20,10 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use self::{address::Limits, addresses::Addresses, back_off::BackOff, ranges::Ranges};
 pub use self::{
-    addresses::AddressPermit,
+    address::{AddressPermit, AddressState, WaitingPlace},
     list::{ListEntry, ListFull, NetworkList, Source},
-};
-use self::{
-    addresses::{Addresses, Limits},
-    ranges::Ranges,
 };
 use super::listener::Connection;
 use crate::config::{AccessConfig, Network, ProxyConfig};
@@ -51,6 +50,19 @@ pub enum Denial {
         /// As fast as it may.
         limit: u32,
     },
+    /// Its address has as many legs waiting as it may.
+    #[error(
+        "its address has {limit} legs waiting; raise access.waiting_per_address if these are many clients"
+    )]
+    Waiting {
+        /// As many as it may.
+        limit: u32,
+    },
+    /// Its address has sent too many wrong keys.
+    #[error(
+        "its address has sent too many wrong keys, and has to wait before another is looked at"
+    )]
+    BackOff,
 }
 
 /// Who decides.
@@ -87,6 +99,8 @@ impl Denial {
             Self::Blocked => "blocked",
             Self::Connections { .. } => "address_connections",
             Self::Rate { .. } => "address_rate",
+            Self::Waiting { .. } => "address_waiting",
+            Self::BackOff => "address_back_off",
         }
     }
 }
@@ -166,6 +180,48 @@ impl Access {
     /// Whether what is for each address does not apply to this one.
     pub fn is_exempt(&self, ip: IpAddr) -> bool {
         self.policy.load().exempt.contain(ip)
+    }
+
+    /// A place for one more leg that waits, of the address whose connection it is.
+    ///
+    /// # Errors
+    /// When the address has as many as it may.
+    pub fn wait(&self, permit: &AddressPermit) -> Result<WaitingPlace, Denial> {
+        permit.wait(self.policy.load().limits)
+    }
+
+    /// Whether a leg's key is looked at: it has said who it is, which may have taken a while.
+    ///
+    /// # Errors
+    /// When it is to be turned away.
+    pub fn may_try(&self, ip: IpAddr, permit: &AddressPermit) -> Result<(), Denial> {
+        if self.is_blocked(ip) {
+            return Err(Denial::Blocked);
+        }
+        permit.may_try(self.addresses.now())
+    }
+
+    /// A key was wrong that came from there.
+    pub fn wrong_key(&self, permit: &AddressPermit, key: &str) {
+        let limits = self.policy.load().limits;
+        if limits.back_off.keys > 0 {
+            permit.wrong_key(self.addresses.hash(key), self.addresses.now(), limits);
+        }
+    }
+
+    /// A key was right that came from there: what others from there got wrong was no guessing.
+    pub fn right_key(&self, permit: &AddressPermit) {
+        permit.right_key();
+    }
+
+    /// Whether a wrong key from `ip` may be logged: of each address so many are.
+    pub fn may_be_told(&self, ip: IpAddr) -> bool {
+        self.addresses.may_be_told(ip)
+    }
+
+    /// What is known of the addresses that are not exempt, in no order.
+    pub fn addresses(&self) -> Vec<(Network, AddressState)> {
+        self.addresses.list()
     }
 
     /// Whether the operator wants nobody from there.
@@ -251,7 +307,7 @@ impl Access {
 
     /// Forgets the addresses that there is nothing to be kept of; to be called every few seconds.
     pub fn sweep(&self) {
-        self.addresses.sweep();
+        self.addresses.sweep(self.policy.load().limits);
     }
 }
 
@@ -261,8 +317,14 @@ impl Policy {
             exempt: config.exempt.iter().chain(&proxies.trusted).copied().collect(),
             limits: Limits {
                 connections: config.connections_per_address,
+                waiting: config.waiting_per_address,
                 rate: config.connection_rate,
                 burst: config.connection_burst,
+                back_off: BackOff {
+                    keys: config.wrong_keys,
+                    within: config.wrong_keys_within.get(),
+                    longest: config.max_back_off.get(),
+                },
             },
         }
     }

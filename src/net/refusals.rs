@@ -163,6 +163,9 @@ fn level(reason: &str) -> Level {
         | "displaced"
         | "address_connections"
         | "address_rate"
+        | "address_waiting"
+        | "address_back_off"
+        | "relay_limit"
         | "waiting_room_full" => Level::WARN,
         key if is_key(key) => Level::WARN,
         _ => Level::DEBUG,

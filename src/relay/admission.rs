@@ -20,7 +20,7 @@ pub struct AdmissionLayer {
 }
 
 /// Refuses every leg once the drain has begun: its peer would not get in. And those whose
-/// address was blocked since they connected.
+/// address was blocked since they connected, or has sent too many wrong keys.
 #[derive(Clone)]
 pub struct Admission<S> {
     inner: S,
@@ -58,10 +58,12 @@ where
     fn call(&mut self, request: RelayRequest) -> Self::Future {
         if self.draining.is_cancelled() {
             Either::Left(ready(Err(RelayError::Draining)))
-        } else if self.access.is_blocked(request.peer().ip()) {
-            Either::Left(ready(Err(RelayError::Blocked)))
         } else {
-            Either::Right(self.inner.call(request))
+            let permit = &request.leg.connection.permit.address;
+            match self.access.may_try(request.peer().ip(), permit) {
+                Ok(()) => Either::Right(self.inner.call(request)),
+                Err(denial) => Either::Left(ready(Err(denial.into()))),
+            }
         }
     }
 }
@@ -72,15 +74,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{AccessConfig, ProxyConfig},
-        net::access::ListName,
-        relay::tests::request,
+        net::access::{Denial, ListName},
+        relay::tests::{access, request},
     };
-
-    fn access() -> Arc<Access> {
-        let nowhere = std::path::Path::new("/nonexistent");
-        Arc::new(Access::new(&AccessConfig::default(), &ProxyConfig::default(), nowhere))
-    }
 
     #[tokio::test]
     async fn no_leg_is_admitted_once_draining() {
@@ -103,6 +99,9 @@ mod tests {
             .service(service_fn(async |_| Ok(())));
         let (refused, _client) = request("uuid", "").await;
         access.add(ListName::Block, refused.peer().ip().into(), None).unwrap();
-        assert!(matches!(service.oneshot(refused).await, Err(RelayError::Blocked)));
+        assert!(matches!(
+            service.oneshot(refused).await,
+            Err(RelayError::Address(Denial::Blocked))
+        ));
     }
 }

@@ -7,7 +7,9 @@
 //! Once another process has taken over, legs wait in its room (`passage`): those that are here
 //! leave, and so does every one that comes. One that cannot leave is waited for there.
 
-// The path is said for `tests/race`, which compiles this file elsewhere.
+// The paths are said for `tests/race`, which compiles this file elsewhere.
+#[path = "pairing/leaving.rs"]
+mod leaving;
 #[path = "pairing/onward.rs"]
 mod onward;
 
@@ -15,7 +17,7 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     future::{Ready, ready},
     hash::BuildHasher as _,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -24,17 +26,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use self::onward::Elsewhere;
-use super::passage::Way;
-use super::request::{Match, Paired, RelayError, RelayRequest};
+use super::{
+    capacity::{ActivePlace, Capacity},
+    passage::Way,
+    request::{Match, Paired, RelayError, RelayRequest},
+};
 use crate::{
     config::{Live, PairingConfig},
     key_ring::{Grant, KeyRing, Seats},
     metrics::Metrics,
-    net::leg::{ParkedLeg, gone},
+    net::{
+        access::{Access, AddressPermit, WaitingPlace},
+        leg::ParkedLeg,
+    },
     wire::{
         Transport,
         rendezvous::{ConnType, RelayUuid, Text},
@@ -43,9 +50,6 @@ use crate::{
 
 /// So that a sweep of one part does not hold up the others.
 const SHARDS: usize = 16;
-
-/// A leg that hung up is gone within a second: two sweeps.
-const SWEEP: Duration = Duration::from_millis(500);
 
 /// The legs that wait for their peers.
 pub struct WaitingRoom {
@@ -56,6 +60,8 @@ pub struct WaitingRoom {
     closed: AtomicBool,
     limits: Live<PairingConfig>,
     ring: Arc<KeyRing>,
+    access: Arc<Access>,
+    capacity: Capacity,
     metrics: Arc<Metrics>,
 }
 
@@ -79,7 +85,11 @@ struct Waiting {
 }
 
 /// A leg's place in the room; given back when dropped.
-struct Ticket(Arc<WaitingRoom>);
+struct Ticket {
+    room: Arc<WaitingRoom>,
+    /// The one among those of its address.
+    _place: WaitingPlace,
+}
 
 /// What the admin API tells of a leg that waits.
 #[derive(Debug, Clone)]
@@ -136,6 +146,8 @@ impl WaitingRoom {
     pub fn new(
         limits: Live<PairingConfig>,
         ring: Arc<KeyRing>,
+        access: Arc<Access>,
+        capacity: Capacity,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -145,6 +157,8 @@ impl WaitingRoom {
             closed: AtomicBool::new(false),
             limits,
             ring,
+            access,
+            capacity,
             metrics,
         })
     }
@@ -177,15 +191,21 @@ impl WaitingRoom {
                 self.left(&uuid, first, denied.label());
                 continue;
             }
-            return match Seats::take([&first.grant, &request.grant]) {
-                Ok(seats) => pair(uuid, first, request, seats),
-                Err(denied) => {
+            return match self.places([&first.grant, &request.grant]) {
+                Ok(places) => pair(uuid, first, request, places),
+                Err(refusal) => {
                     // Both are told at once: neither could be paired.
-                    self.left(&uuid, first, denied.label());
-                    Err(denied.into())
+                    self.left(&uuid, first, refusal.label());
+                    Err(refusal)
                 }
             };
         }
+    }
+
+    /// A place for one more relay, and on the keys of its legs.
+    fn places(&self, grants: [&Grant; 2]) -> Result<(ActivePlace, Seats), RelayError> {
+        let place = self.capacity.take().map_err(|limit| RelayError::TooManyRelays { limit })?;
+        Ok((place, Seats::take(grants)?))
     }
 
     fn park(
@@ -198,8 +218,8 @@ impl WaitingRoom {
         if self.closed.load(Ordering::Relaxed) {
             return Err(RelayError::Draining);
         }
-        let ticket = self.ticket().ok_or(RelayError::WaitingRoomFull)?;
         let RelayRequest { hello, leg, grant } = request;
+        let ticket = self.ticket(&leg.connection.permit.address)?;
         let leg = leg.park()?;
         let peer = leg.peer();
         let waiting =
@@ -211,105 +231,8 @@ impl WaitingRoom {
         Ok(Match::Parked)
     }
 
-    /// Sweeps until `stop` is cancelled, then closes the room: nobody's peer can come any more.
-    pub async fn sweep_until(&self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(self.pace()) => self.sweep().await,
-            }
-        }
-        self.close();
-    }
-
-    /// Until the next sweep: a quarter of what legs may wait, if that is little.
-    fn pace(&self) -> Duration {
-        SWEEP.min(self.timeout() / 4).max(Duration::from_millis(1))
-    }
-
     fn timeout(&self) -> Duration {
         self.limits.get().timeout.get()
-    }
-
-    async fn sweep(&self) {
-        if self.is_empty() {
-            return;
-        }
-        for shard in &self.shards {
-            self.sweep_shard(shard);
-            // Thousands that wait are no reason to let a relay wait.
-            tokio::task::yield_now().await;
-        }
-    }
-
-    fn sweep_shard(&self, shard: &Mutex<Shard>) {
-        let timeout = self.timeout();
-        let mut shard = lock(shard);
-        shard.elsewhere.retain(|_, leg| leg.still_waits());
-        let waiting = &mut shard.waiting;
-        let gone = gone(waiting.values_mut().map(|one| &mut one.leg));
-        let hung_up: Vec<_> = waiting
-            .keys()
-            .enumerate()
-            .filter(|(index, _)| gone.binary_search(index).is_ok())
-            .map(|(_, uuid)| uuid.clone())
-            .collect();
-        let mut left: Vec<_> = hung_up
-            .into_iter()
-            .filter_map(|uuid| waiting.remove_entry(&uuid))
-            .map(|(uuid, one)| (uuid, one, "hung_up"))
-            .collect();
-        let late = waiting.extract_if(|_, one| one.since.elapsed() >= timeout);
-        left.extend(late.map(|(uuid, one)| (uuid, one, "timeout")));
-        let denied = |one: &Waiting| self.ring.still_grants(&one.grant).err();
-        let unwelcome = waiting.extract_if(|_, one| denied(one).is_some());
-        let unwelcome = unwelcome.map(|(uuid, one)| {
-            let reason = denied(&one).map_or("key_revoked", |denied| denied.label());
-            (uuid, one, reason)
-        });
-        left.extend(unwelcome);
-        // A flood's room is given back.
-        if waiting.capacity() > 64 && waiting.len() < waiting.capacity() / 4 {
-            let len = waiting.len();
-            waiting.shrink_to(2 * len);
-        }
-        drop(shard);
-        for (uuid, waiting, reason) in left {
-            self.left(&uuid, waiting, reason);
-        }
-    }
-
-    /// Turns out the legs that come from where `is_unwanted` says.
-    pub fn turn_out(&self, is_unwanted: impl Fn(IpAddr) -> bool) {
-        for shard in &self.shards {
-            let unwanted = |waiting: &Waiting| is_unwanted(waiting.leg.peer().ip());
-            let out: Vec<_> = lock(shard).waiting.extract_if(|_, one| unwanted(one)).collect();
-            for (uuid, waiting) in out {
-                self.left(&uuid, waiting, "blocked");
-            }
-        }
-    }
-
-    fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-        for shard in &self.shards {
-            let left = std::mem::take(&mut lock(shard).waiting);
-            for (uuid, waiting) in left {
-                self.left(&uuid, waiting, "draining");
-            }
-        }
-    }
-
-    /// Records, and drops, a leg whose peer did not come.
-    fn left(&self, uuid: &RelayUuid, waiting: Waiting, reason: &'static str) {
-        self.metrics.unpaired(reason);
-        let (peer, waited_ms) = (waiting.leg.peer(), waiting.since.elapsed().as_millis() as u64);
-        if reason == "hung_up" {
-            tracing::debug!(%uuid, waited_ms, reason, "Relay request from {peer} got no peer");
-        } else {
-            tracing::info!(%uuid, waited_ms, reason, "Relay request from {peer} got no peer");
-        }
     }
 
     /// How many legs wait.
@@ -349,19 +272,21 @@ impl WaitingRoom {
         lock(&self.shards[self.hasher.hash_one(uuid) as usize % SHARDS])
     }
 
-    fn ticket(self: &Arc<Self>) -> Option<Ticket> {
+    fn ticket(self: &Arc<Self>, permit: &AddressPermit) -> Result<Ticket, RelayError> {
+        let place = self.access.wait(permit)?;
         // Counted first: the ticket gives its place back also when there was none.
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         self.metrics.waiting.increment(1.0);
-        let ticket = Ticket(Arc::clone(self));
-        (before < self.limits.get().max_waiting).then_some(ticket)
+        let ticket = Ticket { room: Arc::clone(self), _place: place };
+        let has_room = before < self.limits.get().max_waiting;
+        if has_room { Ok(ticket) } else { Err(RelayError::WaitingRoomFull) }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.waiting.decrement(1.0);
+        self.room.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.room.metrics.waiting.decrement(1.0);
     }
 }
 
@@ -369,7 +294,7 @@ fn pair(
     uuid: RelayUuid,
     first: Waiting,
     second: RelayRequest,
-    seats: Seats,
+    (place, seats): (ActivePlace, Seats),
 ) -> Result<Match, RelayError> {
     let RelayRequest { hello, leg, grant } = second;
     let legs = [first.leg.wake()?, leg.wake()?];
@@ -389,6 +314,7 @@ fn pair(
         legs,
         grants: [first.grant, grant],
         seats,
+        place,
         waited: first.since.elapsed(),
     })))
 }
@@ -404,11 +330,16 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{key_ring::tests::ring, metrics, relay::tests::request};
+    use crate::{
+        key_ring::tests::ring,
+        metrics,
+        relay::tests::{access, request},
+    };
 
     fn room() -> Arc<WaitingRoom> {
         let metrics = Arc::new(metrics::start().unwrap().0);
-        WaitingRoom::new(Live::default(), Arc::new(ring("")), metrics)
+        let capacity = Capacity::new(Live::default());
+        WaitingRoom::new(Live::default(), Arc::new(ring("")), access(), capacity, metrics)
     }
 
     /// Brings legs in at once, from as many threads as there are.

@@ -13,12 +13,19 @@ use futures_util::TryFutureExt as _;
 use tower::{Layer, Service};
 
 use super::request::{Outcome, RelayError, RelayRequest, span};
-use crate::{net::refusals::Refusals, wire::rendezvous::RelayUuid};
+use crate::{
+    net::{
+        access::{Access, Denial},
+        refusals::Refusals,
+    },
+    wire::rendezvous::RelayUuid,
+};
 
 /// Wraps a service in [`Record`].
 #[derive(Clone)]
 pub struct RecordLayer {
     refusals: Arc<Refusals>,
+    access: Arc<Access>,
 }
 
 /// Records what the service within refuses.
@@ -26,12 +33,13 @@ pub struct RecordLayer {
 pub struct Record<S> {
     inner: S,
     refusals: Arc<Refusals>,
+    access: Arc<Access>,
 }
 
 impl RecordLayer {
-    /// Records in `refusals`.
-    pub const fn new(refusals: Arc<Refusals>) -> Self {
-        Self { refusals }
+    /// Records in `refusals`; `access` knows of which address a wrong key is one too many.
+    pub const fn new(refusals: Arc<Refusals>, access: Arc<Access>) -> Self {
+        Self { refusals, access }
     }
 }
 
@@ -39,7 +47,7 @@ impl<S> Layer<S> for RecordLayer {
     type Service = Record<S>;
 
     fn layer(&self, inner: S) -> Record<S> {
-        Record { inner, refusals: Arc::clone(&self.refusals) }
+        Record { inner, refusals: Arc::clone(&self.refusals), access: Arc::clone(&self.access) }
     }
 }
 
@@ -59,10 +67,12 @@ where
     fn call(&mut self, request: RelayRequest) -> Self::Future {
         let (peer, uuid) = (request.peer(), request.hello.uuid.clone());
         let relayed = span(&uuid).in_scope(|| self.inner.call(request));
-        let refusals = Arc::clone(&self.refusals);
+        let (refusals, access) = (Arc::clone(&self.refusals), Arc::clone(&self.access));
         // Not an async block: that would have room for `relayed` twice.
         Box::pin(relayed.inspect_err(move |refusal: &RelayError| {
-            if refusals.count(refusal.label()) {
+            // Wrong keys have a bound for each address besides.
+            let may_log = !matches!(refusal, RelayError::Key(_)) || access.may_be_told(peer.ip());
+            if refusals.count_if(refusal.label(), may_log) {
                 span(&uuid).in_scope(|| record(refusal, peer, &uuid));
             }
         }))
@@ -80,7 +90,12 @@ fn record(refusal: &RelayError, peer: SocketAddr, uuid: &RelayUuid) {
         RelayError::Denied(denied) => {
             tracing::warn!(%uuid, reason = denied.label(), "Relay refused for {peer}: {denied}");
         }
-        RelayError::Blocked => tracing::info!(%uuid, "{} blocked", peer.ip()),
+        // hbbr's own line.
+        RelayError::Address(Denial::Blocked) => tracing::info!(%uuid, "{} blocked", peer.ip()),
+        RelayError::Address(denial) => tracing::warn!(%uuid, "refused {peer}: {denial}"),
+        RelayError::TooManyRelays { .. } => {
+            tracing::warn!(%uuid, "refused {peer}: {refusal}; raise relay.max_active if this is no flood");
+        }
         RelayError::WaitingRoomFull => {
             tracing::warn!(
                 %uuid,
@@ -97,13 +112,17 @@ mod tests {
     use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
     use super::*;
-    use crate::{key::KeyFault, metrics, relay::tests::request};
+    use crate::{
+        key::KeyFault,
+        metrics,
+        relay::tests::{access, request},
+    };
 
     #[tokio::test]
     async fn a_refusal_is_counted_once_by_its_reason() {
         let (metrics, exposition) = metrics::start().unwrap();
         let service = ServiceBuilder::new()
-            .layer(RecordLayer::new(Refusals::new(Arc::new(metrics))))
+            .layer(RecordLayer::new(Refusals::new(Arc::new(metrics)), access()))
             .service(service_fn(async |_| Err(RelayError::Key(KeyFault::Case))));
         let (request, _client) = request("uuid", "").await;
         service.oneshot(request).await.unwrap_err();

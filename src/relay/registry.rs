@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::closing::ClosedBy;
 use super::{
+    capacity::ActivePlace,
     request::{End, LegIndex, Paired, span},
     throttle::{Allowance, Throttle},
 };
@@ -97,6 +98,7 @@ pub struct RelayGuard {
     registry: Arc<ActiveRelays>,
     end: End,
     _seats: Seats,
+    _place: ActivePlace,
 }
 
 impl ActiveRelays {
@@ -150,8 +152,9 @@ impl ActiveRelays {
         self.lock().insert(relay.id, Arc::clone(&relay));
         // Behind that: should the limits change now, the relay is found, or finds the new ones.
         self.limit(&relay);
-        let seats = std::mem::take(&mut paired.seats);
-        RelayGuard { relay, registry: Arc::clone(self), end: End::Aborted, _seats: seats }
+        let (_seats, _place) =
+            (std::mem::take(&mut paired.seats), std::mem::take(&mut paired.place));
+        RelayGuard { relay, registry: Arc::clone(self), end: End::Aborted, _seats, _place }
     }
 
     /// A snapshot, in no order.

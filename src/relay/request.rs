@@ -2,10 +2,14 @@
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
+use super::capacity::ActivePlace;
 use crate::{
     key::KeyFault,
     key_ring::{Denied, Grant, Refusal, Seats},
-    net::leg::{Arriving, Leg},
+    net::{
+        access::Denial,
+        leg::{Arriving, Leg},
+    },
     wire::{
         Transport,
         rendezvous::{ConnType, Hello, RelayUuid, Text},
@@ -47,6 +51,8 @@ pub struct Paired {
     pub grants: [Grant; 2],
     /// Its places on these keys.
     pub seats: Seats,
+    /// Its place among the relays that may be active.
+    pub place: ActivePlace,
     /// How long the first had waited.
     pub waited: Duration,
 }
@@ -103,12 +109,18 @@ pub enum RelayError {
     /// Its key is, or was, one of ours, and grants nothing now.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// Its address was blocked while it said who it is.
-    #[error("its address is blocked")]
-    Blocked,
+    /// Its address is not to have it.
+    #[error(transparent)]
+    Address(#[from] Denial),
     /// No more legs may wait.
     #[error("the waiting room is full")]
     WaitingRoomFull,
+    /// No more relays may be active.
+    #[error("{limit} relays are active")]
+    TooManyRelays {
+        /// As many as may be.
+        limit: usize,
+    },
     /// The gateway is going down.
     #[error("this relay is shutting down")]
     Draining,
@@ -210,7 +222,8 @@ impl RelayError {
         match self {
             Self::Key(fault) => fault.label(),
             Self::Denied(denied) => denied.label(),
-            Self::Blocked => "blocked",
+            Self::Address(denial) => denial.label(),
+            Self::TooManyRelays { .. } => "relay_limit",
             Self::WaitingRoomFull => "waiting_room_full",
             Self::Draining => "draining",
             Self::Io(_) => "io",

@@ -400,10 +400,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{AccessConfig, BandwidthConfig, ProxyConfig, ThreadsConfig},
+        config::{BandwidthConfig, ThreadsConfig},
         metrics,
-        net::access::Access,
-        relay::{tests::request, throttle::Throttle},
+        relay::{
+            capacity::ActivePlace,
+            tests::{access, request},
+            throttle::Throttle,
+        },
         wire::{
             Transport,
             rendezvous::{ConnType, Text},
@@ -420,12 +423,11 @@ mod tests {
         let uuid = Text::from("uuid");
         let (target, conn_type) = (None, ConnType::Default);
         let (waited, grants, seats) = (Duration::ZERO, Default::default(), Default::default());
-        let mut paired = Paired { uuid, target, conn_type, legs, grants, seats, waited };
+        let place = ActivePlace::default();
+        let mut paired = Paired { uuid, target, conn_type, legs, grants, seats, place, waited };
         let metrics = Arc::new(metrics::start().unwrap().0);
-        let dir = std::path::Path::new(".");
-        let access = Access::new(&AccessConfig::default(), &ProxyConfig::default(), dir);
         let limits = BandwidthConfig::default();
-        let throttle = Throttle::new(limits, Arc::new(access), Arc::clone(&metrics));
+        let throttle = Throttle::new(limits, access(), Arc::clone(&metrics));
         let stop = tokio_util::sync::CancellationToken::new();
         let registry = ActiveRelays::new(stop, throttle, metrics);
         let relay = Arc::clone(registry.enter(&mut paired).relay());

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::SinkExt as _;
 use mini_rust_desk_relay_server::{
-    config::Config,
+    config::{self, Config, Secret},
     wire::{
         Transport::{self, Tcp, WebSocket},
         frame,
@@ -316,4 +316,174 @@ async fn what_cannot_be_added_is_answered_with_why() {
     }
     assert_eq!(gateway.delete("/api/v1/blocklist/somewhere").await.status, 400);
     assert_eq!(gateway.get("/api/v1/blocklist").await.json()["total"], 0);
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_legs_waiting_and_gets_them_back() {
+    for transport in [Tcp, WebSocket] {
+        let gateway = gateway(|config| config.access.waiting_per_address = 2).await;
+        for round in 1..=3_u32 {
+            let mut waiting = Vec::new();
+            for _ in 0..2 {
+                let uuid = unique("waits");
+                waiting.push((leg(&gateway, transport, &uuid, client(1)).await, uuid.clone()));
+                gateway.until_waiting(&uuid).await;
+            }
+            is_closed(leg(&gateway, transport, "one more", client(1)).await).await;
+            assert_eq!(gateway.refusals("address_waiting").await, f64::from(round));
+            let other = leg(&gateway, transport, "other", client(2)).await;
+            gateway.until_waiting("other").await;
+            // One that is paired waits no more.
+            let (first, uuid) = waiting.pop().expect("two");
+            let second = leg(&gateway, Tcp, &uuid, client(2)).await;
+            gateway.until_active(&uuid).await;
+            let uuid = unique("waits");
+            let next = leg(&gateway, transport, &uuid, client(1)).await;
+            gateway.until_waiting(&uuid).await;
+            drop((waiting, other, first, second, next));
+            gateway.until_quiet().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn so_many_relays_are_active_and_both_legs_of_one_more_are_told() {
+    for transport in [Tcp, WebSocket] {
+        let gateway = gateway(|config| config.relay.max_active = 1).await;
+        for round in 1..=3_u32 {
+            let pair = gateway.pair(transport, Tcp).await;
+            let uuid = unique("one-more");
+            let first = leg(&gateway, transport, &uuid, client(1)).await;
+            gateway.until_waiting(&uuid).await;
+            is_closed(leg(&gateway, transport, &uuid, client(2)).await).await;
+            is_closed(first).await;
+            assert_eq!(gateway.refusals("relay_limit").await, f64::from(round));
+            let unpaired = "relay_unpaired_total{reason=\"relay_limit\"}";
+            assert_eq!(gateway.metric(unpaired).await, f64::from(round));
+            drop(pair);
+            gateway.until_quiet().await;
+        }
+        // The limit that is lifted holds nobody up.
+        let _one = gateway.pair(transport, Tcp).await;
+        gateway.reload_with(|config| config.relay.max_active = 0).await;
+        let _other = gateway.pair(transport, Tcp).await;
+    }
+}
+
+/// A leg with this key is closed; its reason has then been counted once more.
+async fn is_refused_for(gateway: &TestGateway, from: Ipv4Addr, key: &str, reason: &str) {
+    let before = gateway.refusals(reason).await;
+    let mut socket = connect(gateway, from).await;
+    let hello = request_relay("key", "", key, ConnType::Default);
+    socket.write_all(&frame::encode(&hello).expect("a frame")).await.expect("it reads");
+    assert_eq!(read_to_end(&mut socket).await, b"");
+    assert_eq!(gateway.refusals(reason).await, before + 1.0, "{key}: {reason}");
+}
+
+/// A leg with this key is let in, and waits; it is gone when this returns.
+async fn is_let_wait(gateway: &TestGateway, from: Ipv4Addr, key: &str) {
+    let uuid = unique("key");
+    let mut socket = connect(gateway, from).await;
+    let hello = request_relay(&uuid, "", key, ConnType::Default);
+    socket.write_all(&frame::encode(&hello).expect("a frame")).await.expect("it reads");
+    gateway.until_waiting(&uuid).await;
+}
+
+#[tokio::test]
+async fn who_guesses_keys_has_to_wait_and_nobody_else_does() {
+    let gateway = gateway(|config| {
+        config.key = Secret::new("right");
+        config.access.wrong_keys = 3;
+        config.access.max_back_off = config::Duration::from_secs(3600);
+    })
+    .await;
+    for guess in ["a", "b", "c"] {
+        is_refused_for(&gateway, client(1), guess, "key_unknown").await;
+    }
+    // A second at least, and then the next guess makes it two.
+    for _ in 0..5 {
+        let listed = gateway.get("/api/v1/addresses?back_off=true").await.json();
+        if listed["total"] == 1 {
+            assert_eq!(listed["items"][0]["address"], "127.0.7.1");
+            assert!(listed["items"][0]["back_off_seconds"].as_f64().is_some_and(|s| s > 0.0));
+            break;
+        }
+        is_refused_for(&gateway, client(1), &unique("guess"), "key_unknown").await;
+    }
+    let mut guesses = 0;
+    while gateway.refusals("address_back_off").await < 3.0 {
+        // The right key is not looked at either; a slow machine may just have let the time pass.
+        let mut socket = connect(&gateway, client(1)).await;
+        let guess = unique("guess");
+        let hello = request_relay("key", "", &guess, ConnType::Default);
+        socket.write_all(&frame::encode(&hello).expect("a frame")).await.expect("it reads");
+        assert_eq!(read_to_end(&mut socket).await, b"");
+        guesses += 1;
+        assert!(guesses < 100, "it never has to wait");
+    }
+    is_let_wait(&gateway, client(2), "right").await;
+    // A probe is let in, and so is who asks for something else.
+    drop(is_let_in(&gateway, client(1)).await);
+}
+
+#[tokio::test]
+async fn the_wait_ends_and_a_right_key_settles_everything() {
+    let gateway = gateway(|config| {
+        config.key = Secret::new("right");
+        config.access.wrong_keys = 3;
+        config.access.max_back_off = config::Duration::from_millis(1);
+    })
+    .await;
+    for _ in 0..3 {
+        for guess in ["a", "b", "c"] {
+            is_refused_for(&gateway, client(1), guess, "key_unknown").await;
+        }
+        eventually("the wait is over", async || {
+            gateway.get("/api/v1/addresses?back_off=true").await.json()["total"] == 0
+        })
+        .await;
+        is_let_wait(&gateway, client(1), "right").await;
+        gateway.until_quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn one_machine_with_a_stale_key_does_not_lock_out_its_office() {
+    let gateway = gateway(|config| {
+        config.key = Secret::new("right");
+        config.access.wrong_keys = 3;
+        config.access.max_back_off = config::Duration::from_secs(3600);
+    })
+    .await;
+    for _ in 0..2 {
+        for _ in 0..20 {
+            is_refused_for(&gateway, client(1), "stale", "key_unknown").await;
+        }
+        is_let_wait(&gateway, client(1), "right").await;
+    }
+    assert_eq!(gateway.refusals("address_back_off").await, 0.0);
+    // Nor does it ever hold up the exempt, whatever they send.
+    for n in 0..20 {
+        is_refused_for(&gateway, Ipv4Addr::LOCALHOST, &n.to_string(), "key_unknown").await;
+    }
+}
+
+#[tokio::test]
+async fn addresses_are_listed_with_what_they_have() {
+    let gateway = gateway(|config| config.access.connections_per_address = 2).await;
+    let _first = leg(&gateway, Tcp, "waits", client(1)).await;
+    gateway.until_waiting("waits").await;
+    let _second = is_let_in(&gateway, client(1)).await;
+    is_turned_away(&gateway, client(1)).await;
+    let _other = is_let_in(&gateway, client(2)).await;
+    let listed = gateway.get("/api/v1/addresses").await.json();
+    assert_eq!(
+        listed["items"],
+        json!([
+            { "address": "127.0.7.1", "connections_open": 2, "legs_waiting": 1, "refused": 1 },
+            { "address": "127.0.7.2", "connections_open": 1, "legs_waiting": 0, "refused": 0 },
+        ])
+    );
+    let one = gateway.get("/api/v1/addresses?address=127.0.7.2").await.json();
+    assert_eq!(one["total"], 1);
 }

@@ -14,12 +14,16 @@ use mini_rust_desk_relay_server::{
     key_ring::{Grant, KeyRing, Keys},
     metrics::{self, Exposition, Metrics},
     net::{
+        access::Access,
         first_message,
         leg::{Arriving, Leg},
         listener::ConnectionLimit,
         refusals::Refusals,
     },
-    relay::request::{Match, RelayError, RelayRequest},
+    relay::{
+        capacity::Capacity,
+        request::{Match, RelayError, RelayRequest},
+    },
     wire::{
         Transport, frame,
         rendezvous::{ConnType, request_relay},
@@ -82,7 +86,10 @@ impl House {
         limits.timeout = "30s".parse().unwrap();
         let open = Keys::read(&Config::default(), Path::new("/nonexistent")).unwrap();
         let ring = Arc::new(KeyRing::new(open, None));
-        let room = WaitingRoom::new(Live::new(limits), ring, metrics());
+        let (config, nowhere) = (Config::default(), Path::new("/nonexistent"));
+        let access = Arc::new(Access::new(&config.access, &config.proxy, nowhere));
+        let capacity = Capacity::new(Live::default());
+        let room = WaitingRoom::new(Live::new(limits), ring, access, capacity, metrics());
         Self { room, stop: CancellationToken::new() }
     }
 

@@ -1,4 +1,4 @@
-//! The addresses that connections come from: what each has open, and how fast it comes.
+//! The addresses that connections come from.
 //!
 //! The table is bounded. An address without a connection and without a debt is as good as one that
 //! was never seen, and is forgotten.
@@ -7,34 +7,25 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher as _,
     net::{IpAddr, Ipv6Addr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use super::Denial;
+use super::{
+    Denial,
+    address::{Address, AddressPermit, AddressState, Limits},
+};
+use crate::config::Network;
 
 /// So that threads which accept seldom wait for each other.
 const SHARDS: usize = 32;
 
-/// How many addresses are kept in a shard: some 65,000 in all, 8 MiB at most.
+/// How many addresses are kept in a shard: some 65,000 in all, 20 MiB at the very most.
 const MOST_IN_SHARD: usize = 2048;
 
-/// The network that one site has: it can take any address there.
-const SITE: u128 = !0 << 64;
-
-/// What one address may have.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// Connections at once; 0 for any number.
-    pub(super) connections: u32,
-    /// New connections a second; 0 for any number.
-    pub(super) rate: u32,
-    /// New connections at once, after a pause.
-    pub(super) burst: u32,
-}
+/// How many bits of an IPv6 address name the network that one site has: it can take any address
+/// there.
+const SITE_BITS: u8 = 64;
 
 /// The table.
 pub(super) struct Addresses {
@@ -51,37 +42,6 @@ struct Shard {
     full_at: Option<u64>,
 }
 
-/// One of them. Everybody who has a connection from there has a share in it; the table has one.
-#[derive(Debug, Default)]
-struct Address {
-    open: AtomicU32,
-    /// When all its connections would have come, had they kept to the rate: in nanoseconds after
-    /// the epoch.
-    due: AtomicU64,
-}
-
-/// A connection's place among those of its address; given back when dropped. One that is not
-/// limited has none.
-#[derive(Debug, Default)]
-pub struct AddressPermit(Option<Arc<Address>>);
-
-impl Limits {
-    /// Whether there is one.
-    pub(super) const fn exist(&self) -> bool {
-        self.connections > 0 || self.rate > 0
-    }
-
-    /// From one connection to the next at the full rate, in nanoseconds.
-    fn interval(&self) -> u64 {
-        1_000_000_000 / u64::from(self.rate.max(1))
-    }
-
-    /// How far ahead of the rate a burst may get.
-    fn ahead(&self) -> u64 {
-        self.interval() * u64::from(self.burst.saturating_sub(1))
-    }
-}
-
 impl Addresses {
     pub(super) fn new() -> Self {
         Self {
@@ -94,20 +54,12 @@ impl Addresses {
     /// A place for one more connection from `ip`.
     pub(super) fn take(&self, ip: IpAddr, limits: Limits) -> Result<AddressPermit, Denial> {
         let now = self.now();
-        // Where the table is full, whoever is new is let in uncounted: what bounds all connections
-        // bounds theirs.
-        let Some(address) = self.address(ip, now, limits) else {
-            return Ok(AddressPermit::default());
-        };
-        let before = address.open.fetch_add(1, Ordering::Relaxed);
-        let permit = AddressPermit(Some(address));
-        if limits.connections > 0 && before >= limits.connections {
-            return Err(Denial::Connections { limit: limits.connections });
+        match self.address(ip, now, limits) {
+            Some(address) => address.open(now, limits),
+            // Where the table is full, whoever is new is let in uncounted: what bounds all
+            // connections bounds theirs.
+            None => Ok(AddressPermit::default()),
         }
-        if limits.rate > 0 && !permit.comes_in_time(now, limits) {
-            return Err(Denial::Rate { limit: limits.rate });
-        }
-        Ok(permit)
     }
 
     fn address(&self, ip: IpAddr, now: u64, limits: Limits) -> Option<Arc<Address>> {
@@ -124,33 +76,66 @@ impl Addresses {
         Some(new)
     }
 
+    /// Whether a wrong key from `ip` may be logged.
+    pub(super) fn may_be_told(&self, ip: IpAddr) -> bool {
+        let site = site(ip);
+        let known = self.shard(&site).addresses.get(&site).map(Arc::clone);
+        known.is_none_or(|address| address.may_be_told(self.now()))
+    }
+
     /// Forgets those that there is nothing to be kept of.
-    pub(super) fn sweep(&self) {
+    pub(super) fn sweep(&self, limits: Limits) {
         let now = self.now();
         for shard in &self.shards {
-            lock(shard).forget(|address| address.debt(now) == 0);
+            lock(shard).forget(|address| is_clean(address, now, limits));
         }
+    }
+
+    /// All of them, in no order, each as the network that it stands for.
+    pub(super) fn list(&self) -> Vec<(Network, AddressState)> {
+        let now = self.now();
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            all.extend(shard.addresses.iter().map(|(&ip, address)| {
+                let network = Network::around(ip, if ip.is_ipv6() { SITE_BITS } else { 32 });
+                (network, address.state(now))
+            }));
+        }
+        all
+    }
+
+    /// What stands for a key that was sent, here and nowhere else.
+    pub(super) fn hash(&self, key: &str) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// In nanoseconds after the epoch.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn shard(&self, site: &IpAddr) -> MutexGuard<'_, Shard> {
         lock(&self.shards[self.hasher.hash_one(site) as usize % SHARDS])
     }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
 }
 
 impl Shard {
     /// Forgets addresses until there is room, those that owe least first. A shard in which all are
-    /// in use, or owe much, is left in peace for a while: who is new is not to pay for looking.
+    /// in use, or have to wait, is left in peace for a while: who is new is not to pay for looking.
     fn make_room(&mut self, now: u64, limits: Limits) -> bool {
         const PEACE: u64 = 1_000_000_000;
         if self.full_at.is_some_and(|at| now.saturating_sub(at) < PEACE) {
             return false;
         }
-        for bearable in [0, limits.ahead() / 2] {
-            self.forget(|address| address.debt(now) <= bearable);
+        let owes_little = |address: &Address| address.debt(now) <= limits.ahead() / 2;
+        let goes: [&dyn Fn(&Address) -> bool; 3] = [
+            &|address| is_clean(address, now, limits),
+            &|address| owes_little(address) && !address.has_offended(now, limits),
+            &|address| owes_little(address) && address.wait(now).is_none(),
+        ];
+        for may_go in goes {
+            self.forget(may_go);
             if self.addresses.len() <= MOST_IN_SHARD / 2 {
                 break;
             }
@@ -170,46 +155,15 @@ impl Shard {
     }
 }
 
-impl Address {
-    /// How far it is ahead of its rate, in nanoseconds.
-    fn debt(&self, now: u64) -> u64 {
-        self.due.load(Ordering::Relaxed).saturating_sub(now)
-    }
-}
-
-impl AddressPermit {
-    fn comes_in_time(&self, now: u64, limits: Limits) -> bool {
-        let Some(address) = &self.0 else { return true };
-        let counted = address.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |due| {
-            let due = due.max(now);
-            (due - now <= limits.ahead()).then(|| due + limits.interval())
-        });
-        counted.is_ok()
-    }
-
-    /// Takes the connection out of what its address' rate has counted.
-    pub(super) fn forgive(&self, limits: Limits) {
-        if let Some(address) = &self.0
-            && limits.rate > 0
-        {
-            let due = |due: u64| Some(due.saturating_sub(limits.interval()));
-            let _ = address.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due);
-        }
-    }
-}
-
-impl Drop for AddressPermit {
-    fn drop(&mut self) {
-        if let Some(address) = &self.0 {
-            address.open.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
+/// Whether there is nothing to be kept of it.
+fn is_clean(address: &Address, now: u64, limits: Limits) -> bool {
+    address.debt(now) == 0 && !address.has_offended(now, limits)
 }
 
 /// What counts as one address.
 fn site(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & SITE).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> SITE_BITS << SITE_BITS).into(),
         v4 => v4,
     }
 }
@@ -221,9 +175,15 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    const NONE: Limits = Limits { connections: 0, rate: 0, burst: 1 };
+    use super::*;
+    use crate::net::access::back_off::BackOff;
+
+    const BACK_OFF: BackOff =
+        BackOff { keys: 2, within: Duration::from_secs(600), longest: Duration::from_secs(60) };
+    const NONE: Limits =
+        Limits { connections: 0, waiting: 0, rate: 0, burst: 1, back_off: BACK_OFF };
 
     fn ip(n: u32) -> IpAddr {
         std::net::Ipv4Addr::from_bits(n).into()
@@ -268,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_flood_of_addresses_is_forgotten_and_nobody_is_locked_out() {
-        let (addresses, limits) = (Addresses::new(), Limits { connections: 1, rate: 1, burst: 9 });
+        let (addresses, limits) =
+            (Addresses::new(), Limits { connections: 1, rate: 1, burst: 9, ..NONE });
         let held: Vec<_> = (0..1000).map(|n| addresses.take(ip(n), limits).unwrap()).collect();
         for n in 1000..300_000 {
             addresses.take(ip(n), limits).unwrap();
@@ -287,10 +248,70 @@ mod tests {
         let (addresses, limits) = (Addresses::new(), Limits { connections: 1, ..NONE });
         let most = u32::try_from(SHARDS * MOST_IN_SHARD).unwrap();
         let held: Vec<_> = (0..2 * most).map(|n| addresses.take(ip(n), limits).unwrap()).collect();
-        let counted = held.iter().filter(|permit| permit.0.is_some()).count();
+        let counted = held.iter().filter(|permit| permit.is_counted()).count();
         assert!(counted <= SHARDS * MOST_IN_SHARD, "{counted}");
         drop(held);
-        addresses.sweep();
+        addresses.sweep(limits);
         assert!(addresses.shards.iter().all(|shard| lock(shard).addresses.is_empty()));
+    }
+
+    #[test]
+    fn so_many_legs_of_an_address_wait_and_their_places_come_back() {
+        let (addresses, limits) = (Addresses::new(), Limits { waiting: 2, ..NONE });
+        let permits = [(); 3].map(|()| addresses.take(ip(1), limits).unwrap());
+        for _ in 0..5 {
+            let [first, second] = [0, 1].map(|n| permits[n].wait(limits).unwrap());
+            let denial = permits[2].wait(limits).unwrap_err();
+            assert_eq!(denial, Denial::Waiting { limit: 2 });
+            drop((first, second));
+        }
+        addresses.take(ip(2), limits).unwrap().wait(limits).unwrap();
+        // Whoever is not counted may have any number.
+        let _uncounted: Vec<_> =
+            (0..9).map(|_| AddressPermit::default().wait(limits).unwrap()).collect();
+    }
+
+    #[test]
+    fn who_guesses_has_to_wait_until_somebody_of_the_address_is_right() {
+        let addresses = Addresses::new();
+        let [guesser, neighbour, other] =
+            [ip(1), ip(1), ip(2)].map(|ip| addresses.take(ip, NONE).unwrap());
+        let now = addresses.now();
+        assert!(!guesser.wrong_key(1, now, NONE));
+        guesser.may_try(now).unwrap();
+        assert!(guesser.wrong_key(2, now, NONE));
+        assert_eq!(guesser.may_try(now), Err(Denial::BackOff));
+        assert_eq!(neighbour.may_try(now), Err(Denial::BackOff));
+        other.may_try(now).unwrap();
+        // One whose key was looked at before that.
+        neighbour.right_key();
+        guesser.may_try(now).unwrap();
+        drop((guesser, neighbour, other));
+        addresses.sweep(NONE);
+        assert!(addresses.list().is_empty());
+    }
+
+    #[test]
+    fn what_somebody_got_wrong_is_kept_when_he_has_gone() {
+        let addresses = Addresses::new();
+        let permit = addresses.take(ip(1), NONE).unwrap();
+        assert!(!permit.wrong_key(1, addresses.now(), NONE));
+        drop(permit);
+        addresses.sweep(NONE);
+        let again = addresses.take(ip(1), NONE).unwrap();
+        assert!(again.wrong_key(2, addresses.now(), NONE));
+        let [(network, state)] = addresses.list()[..] else { panic!("one address") };
+        assert_eq!(network.to_string(), "0.0.0.1");
+        assert_eq!((state.open, state.refused), (1, 2));
+        assert!(state.back_off.is_some());
+    }
+
+    #[test]
+    fn of_one_address_so_many_wrong_keys_are_told_of() {
+        let addresses = Addresses::new();
+        let told = |ip| (0..100).filter(|_| addresses.may_be_told(ip)).count();
+        assert_eq!(told(ip(1)), 100, "nothing is known of it");
+        let _permits = [ip(1), ip(2)].map(|ip| addresses.take(ip, NONE).unwrap());
+        assert_eq!([told(ip(1)), told(ip(2))], [20, 20]);
     }
 }
