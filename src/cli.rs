@@ -35,7 +35,12 @@ Examples:
   mini_rust_desk_relay_server -p 21117 -k KEY    as hbbr is called
   mini_rust_desk_relay_server check              show what is in force, and where it comes from
   mini_rust_desk_relay_server relays list        who is relayed right now
-  mini_rust_desk_relay_server probe 127.0.0.1    does it work, and how fast is it?";
+  mini_rust_desk_relay_server probe 127.0.0.1    does it work, and how fast is it?
+
+Signals:
+  HUP   read the settings again and apply those that can change live
+  USR2  start the program anew, and let it take over: nobody is cut off
+  TERM  accept nothing more, and end with the last relay; a second one ends at once";
 
 #[derive(Debug, Subcommand)]
 enum Command {

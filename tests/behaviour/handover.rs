@@ -31,6 +31,7 @@ use crate::{
     process::Process,
     service::Manager,
     support::{Client, PATIENCE, eventually, unique},
+    tls::{Identity, Kind, Peer, shake_hands},
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mini_rust_desk_relay_server");
@@ -335,6 +336,49 @@ async fn there_is_no_upgrade_while_draining_and_no_reload_after_one() {
     let drained = lineage.process.gateway.post("/api/v1/drain").await;
     assert_eq!(drained.json()["already"], json!(false));
     assert_eq!(lineage.process.gateway.post("/api/v1/upgrade").await.status, 409);
+}
+
+/// The keys of a TLS session stay in the process that agreed on them, and so does its leg.
+#[tokio::test]
+async fn who_waits_in_tls_is_not_moved_and_its_peer_is_brought_to_it() {
+    let (identity, files) = (Identity::new(), tempfile::tempdir().expect("a directory"));
+    identity.write(files.path());
+    let path = |name: &str| files.path().join(name).to_str().expect("text").to_owned();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let env = [("RELAY__TLS__CERT", cert.as_str()), ("RELAY__TLS__KEY", key.as_str())];
+    let mut lineage = Lineage::start(&[], &env).await;
+    let tls = async |lineage: &Lineage| {
+        let socket = lineage.process.gateway.connect().await;
+        Box::new(shake_hands(socket, identity.client()).await.expect("a handshake"))
+    };
+    // Those that wait; one that has yet to say who it is, and its peer, which waits.
+    let mut pairs = Vec::new();
+    for (kind, second) in [(Kind::Tls, Tcp), (Kind::Wss, Tcp), (Kind::Tls, WebSocket)] {
+        let uuid = unique("kept");
+        pairs.push((Peer::greeting(tls(&lineage).await, kind, &uuid).await, uuid.clone(), second));
+        lineage.process.gateway.until_waiting(&uuid).await;
+    }
+    let stranger = tls(&lineage).await;
+    let mut waiting = lineage.process.gateway.leg(Tcp, "waits").await;
+    lineage.process.gateway.until_waiting("waits").await;
+
+    lineage.upgrade().await;
+    let mut seconds = Vec::new();
+    for (_, uuid, second) in &pairs {
+        seconds.push(lineage.process.gateway.leg(*second, uuid).await);
+    }
+    for ((first, ..), second) in pairs.iter_mut().zip(&mut seconds) {
+        first.send(b"from TLS").await;
+        assert_eq!(second.receive().await.as_deref(), Some(&b"from TLS"[..]));
+        second.send(b"to TLS").await;
+        assert_eq!(first.receive().await.as_deref(), Some(&b"to TLS"[..]));
+    }
+    let mut stranger = Peer::greeting(stranger, Kind::Tls, "waits").await;
+    stranger.send(b"at last").await;
+    assert_eq!(waiting.receive().await.as_deref(), Some(&b"at last"[..]));
+    assert!(lineage.process.is_running());
+    drop((pairs, seconds, stranger, waiting));
+    assert_eq!(lineage.process.ended().await, 0);
 }
 
 /// What a load of pairs came to.

@@ -18,12 +18,10 @@ const SWEEP: Duration = Duration::from_millis(500);
 impl WaitingRoom {
     /// Sweeps until `stop` is cancelled, then closes the room: nobody's peer can come any more.
     pub async fn sweep_until(&self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(self.pace()) => self.sweep().await,
-            }
+        while !stop.is_cancelled() {
+            self.sweep().await;
+            // Not by an interval: what legs may wait can change, and the pace with it.
+            stop.run_until_cancelled(tokio::time::sleep(self.pace())).await;
         }
         self.close();
     }
