@@ -25,6 +25,7 @@ use crate::{
     by_hand::opening,
     process::Process,
     support::{TestGateway, eventually, unique},
+    tls::Identity,
 };
 
 /// Where those who fail come from, so that they have a limit of their own.
@@ -92,6 +93,7 @@ impl Case {
 /// A relay whose clients fail.
 struct House {
     process: Process,
+    identity: Identity,
 }
 
 impl House {
@@ -112,13 +114,18 @@ impl House {
             [relay]
             idle_timeout = "6s"
             write_timeout = "2s"
+            [tls]
+            cert = "cert.pem"
+            key = "key.pem"
             [shutdown]
             drain_timeout = "1s"
             "#
         );
         std::fs::write(dir.path().join("config.toml"), settings).expect("a file");
         let admin = ["--admin-listen", "127.0.0.1:0"];
-        Self { process: Process::start_in(dir, &admin).await }
+        let identity = Identity::new();
+        identity.write(dir.path());
+        Self { process: Process::start_in(dir, &admin).await, identity }
     }
 
     const fn gateway(&self) -> &TestGateway {

@@ -1,5 +1,7 @@
 //! How far a client has come when it fails.
 
+use std::sync::Arc;
+
 use mini_rust_desk_relay_server::wire::{
     Transport::{self, Tcp, WebSocket},
     frame,
@@ -10,11 +12,13 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::{client::TlsStream, rustls::ClientConnection};
 
 use super::{BEHIND_PROXY, CLIENTS, House, PROXY};
 use crate::{
     by_hand::{binary, masked, opening, upgrade_request},
     support::{PATIENCE, unique},
+    tls::shake_hands,
 };
 
 /// A step on the way of a connection.
@@ -25,10 +29,16 @@ pub(super) enum Step {
     InProxyHeader,
     BehindProxy,
     InClientHello,
+    /// It has said its part of a TLS handshake, and nothing since.
+    InHandshake,
+    /// It has shaken hands, and is silent.
+    InTls,
+    WaitingInTls,
     InHttpHead,
     Upgraded,
     InFirstMessage,
     Waiting,
+    RelayedInTls,
     /// Its peer waits, and it says its first message and fails at once.
     AtMatch,
     Relayed,
@@ -60,16 +70,20 @@ const GREETING: &[u8] = b"a greeting";
 const BEGUN: usize = 100;
 
 impl Step {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Accepted,
         Self::InProxyLine,
         Self::InProxyHeader,
         Self::BehindProxy,
         Self::InClientHello,
+        Self::InHandshake,
+        Self::InTls,
+        Self::WaitingInTls,
         Self::InHttpHead,
         Self::Upgraded,
         Self::InFirstMessage,
         Self::Waiting,
+        Self::RelayedInTls,
         Self::AtMatch,
         Self::Relayed,
         Self::WithinMessage,
@@ -85,7 +99,11 @@ impl Step {
             | Self::InProxyLine
             | Self::InProxyHeader
             | Self::BehindProxy
-            | Self::InClientHello => matches!(transport, Tcp),
+            | Self::InClientHello
+            | Self::InHandshake
+            | Self::InTls
+            | Self::WaitingInTls
+            | Self::RelayedInTls => matches!(transport, Tcp),
             _ => true,
         }
     }
@@ -93,7 +111,8 @@ impl Step {
     pub(super) const fn has_peer(self) -> bool {
         matches!(
             self,
-            Self::AtMatch
+            Self::RelayedInTls
+                | Self::AtMatch
                 | Self::Relayed
                 | Self::WithinMessage
                 | Self::WithinTheirs
@@ -118,13 +137,22 @@ impl Step {
             _ => CLIENTS,
         };
         let mut client = house.connect_from(from).await;
+        if matches!(self, Self::InTls | Self::WaitingInTls) {
+            let mut tls = shaken(house, client).await;
+            if self == Self::WaitingInTls {
+                say_hello(&mut tls, &uuid).await;
+                house.gateway().until_waiting(&uuid).await;
+            }
+            return Scene { client: tls.into_inner().0, peer: None };
+        }
         let hello = opening(transport, &request_relay(&uuid, "", "", ConnType::Default));
         let upgrade = upgrade_request("/");
         let sent: &[u8] = match self {
             Self::InProxyLine => b"PROXY TCP4 192.0.2.7 192.",
             Self::InProxyHeader => b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0",
             Self::BehindProxy => &proxy_line(),
-            Self::InClientHello => b"\x16\x03\x01\x02\x00",
+            Self::InClientHello => &client_hello(house)[..40],
+            Self::InHandshake => &client_hello(house),
             Self::InHttpHead => &upgrade.as_bytes()[..40],
             Self::Upgraded => upgrade.as_bytes(),
             Self::InFirstMessage => &hello[..hello.len() - 5],
@@ -153,6 +181,14 @@ impl Step {
             house.gateway().until_waiting(&uuid).await;
             let client = arrive(house, transport, &uuid).await;
             return Scene { client, peer: Some(peer) };
+        }
+        if self == Self::RelayedInTls {
+            let mut tls = shaken(house, house.connect_from(CLIENTS).await).await;
+            say_hello(&mut tls, &uuid).await;
+            tls.write_all(&message(Tcp, GREETING)).await.expect("the relay reads");
+            tls.flush().await.expect("the relay reads");
+            peer.receive(across).await;
+            return Scene { client: tls.into_inner().0, peer: Some(peer) };
         }
         let mut client = arrive(house, transport, &uuid).await;
         client.write_all(&message(transport, GREETING)).await.expect("the relay reads");
@@ -184,6 +220,24 @@ impl Step {
 /// Says whose connection it is.
 pub(super) fn proxy_line() -> Vec<u8> {
     format!("PROXY TCP4 {BEHIND_PROXY} 192.0.2.1 40000 21117\r\n").into_bytes()
+}
+
+fn client_hello(house: &House) -> Vec<u8> {
+    let name = "localhost".try_into().expect("a name");
+    let client = ClientConnection::new(Arc::new(house.identity.client()), name);
+    let mut bytes = Vec::new();
+    client.expect("a client").write_tls(&mut bytes).expect("a vector");
+    bytes
+}
+
+async fn shaken(house: &House, socket: TcpStream) -> TlsStream<TcpStream> {
+    shake_hands(socket, house.identity.client()).await.expect("a handshake")
+}
+
+async fn say_hello(tls: &mut TlsStream<TcpStream>, uuid: &str) {
+    let hello = opening(Tcp, &request_relay(uuid, "", "", ConnType::Default));
+    tls.write_all(&hello).await.expect("the gateway reads");
+    tls.flush().await.expect("the gateway reads");
 }
 
 /// A leg that has said its first message.
