@@ -133,8 +133,13 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
 
 /// An error and its causes, one line each, on standard error.
 fn tell(error: &anyhow::Error) {
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  because: {cause}");
+    let mut said = error.to_string();
+    eprintln!("error: {said}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Some end with their cause, for logs, which print one line.
+        if !said.ends_with(&cause) {
+            eprintln!("  because: {cause}");
+        }
+        said = cause;
     }
 }

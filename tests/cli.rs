@@ -570,7 +570,8 @@ fn keygen_writes_a_private_pair_once() {
         let mode = fs::metadata(dir.path().join("id_ed25519")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
-    let refused = run_in(dir.path(), &["keygen"]).badly(&["id_ed25519", "exists"]);
+    let refused =
+        run_in(dir.path(), &["keygen"]).badly(&["id_ed25519", "exists", "--dir", "--print"]);
     assert!(!refused.contains(&secret));
     assert_eq!(fs::read_to_string(dir.path().join("id_ed25519")).unwrap(), secret);
     assert_eq!(fs::read_to_string(dir.path().join("id_ed25519.pub")).unwrap(), public);
@@ -616,12 +617,19 @@ fn every_help_page_says_what_one_needs() {
 
 /// A relay with a certificate of its own making, and where that is.
 fn tls_server() -> (Server, tempfile::TempDir, String) {
+    tls_server_with(rcgen::IsCa::NoCa, &["localhost", "127.0.0.1"])
+}
+
+fn tls_server_with(is_ca: rcgen::IsCa, names: &[&str]) -> (Server, tempfile::TempDir, String) {
     let files = tempfile::tempdir().expect("a directory");
-    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).expect("names");
+    params.is_ca = is_ca;
+    let pair = rcgen::KeyPair::generate().expect("a key pair");
+    let made = params.self_signed(&pair).expect("a certificate");
     let (cert, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
-    std::fs::write(&cert, made.cert.pem()).expect("a file");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    std::fs::write(&cert, made.pem()).expect("a file");
+    std::fs::write(&key, pair.serialize_pem()).expect("a file");
     let cert = cert.display().to_string();
     let env = [
         ("RELAY__TLS__CERT", &cert[..]),
@@ -645,6 +653,20 @@ fn a_relay_is_probed_in_tls() {
     server.probe(&["--tls", "--ca", "no-such.pem"]).badly(&["no-such.pem"]);
     let without = Server::start(&[], &[]);
     without.probe(&["--tls", "--insecure"]).badly(&["TLS is probably not on", "tls.cert"]);
+}
+
+/// As `openssl req -x509` makes it: an authority's.
+#[test]
+fn a_certificate_of_ones_own_is_believed_for_the_name_in_it() {
+    let authority = || rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let (server, _files, cert) = tls_server_with(authority(), &["127.0.0.1"]);
+    let believing = |cert: &str| server.probe(&["--tls", "--quick", "--ca", cert]);
+    believing(&cert).well();
+    server.probe(&["--tls", "--quick"]).badly(&["no TLS with 127.0.0.1", "--ca FILE"]);
+    let (elsewhere, _theirs, other) = tls_server_with(authority(), &["relay.example"]);
+    believing(&other).badly(&["no TLS with 127.0.0.1"]);
+    let named_otherwise = elsewhere.probe(&["--tls", "--quick", "--ca", &other]);
+    named_otherwise.badly(&["no TLS with 127.0.0.1", "the name that stands in it"]);
 }
 
 #[test]
@@ -671,4 +693,6 @@ fn check_finds_a_certificate_that_will_not_do() {
     check(&key, &key).badly(&["tls.cert", "key.pem", "no certificate"]);
     check(&cert, &cert).badly(&["tls.key", "cert.pem", "no private key"]);
     check(&cert, "").badly(&["RELAY__TLS__KEY", "only one is set"]);
+    let missing = check("missing.pem", &key).badly(&["tls.cert", "missing.pem"]);
+    assert!(!missing.contains("because"), "said twice: {missing}");
 }

@@ -1,10 +1,13 @@
 //! `keygen`: a key pair for the server and its clients.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::ErrorKind, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use crate::{config::is_label, key::KeyPair};
+use crate::{
+    config::is_label,
+    key::{KeyError, KeyPair},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Keygen {
@@ -31,7 +34,7 @@ impl Keygen {
             println!("public key (for clients, and hbbs -k): {}", pair.public);
             println!("secret key (keep it to yourself):      {}", pair.secret.as_str());
         } else {
-            pair.store(&self.dir)?;
+            pair.store(&self.dir).map_err(explained)?;
             println!("wrote id_ed25519 and id_ed25519.pub to {}", self.dir.display());
             println!("public key (for clients): {}", pair.public);
             if self.label.is_none() {
@@ -42,5 +45,17 @@ impl Keygen {
             println!("\n[[keys]]\nlabel = \"{label}\"\nkey = \"{}\"", pair.public);
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn explained(error: KeyError) -> anyhow::Error {
+    let there = matches!(&error, KeyError::Write { source, .. } if source.kind() == ErrorKind::AlreadyExists);
+    let error = anyhow::Error::from(error);
+    if there {
+        error.context(
+            "there is a key pair already, and it is left alone: choose another --dir, or --print",
+        )
+    } else {
+        error
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,10 +12,15 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+    server::ParsedCertificate,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -52,26 +57,15 @@ impl Trust {
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .context("cannot set up TLS")?;
-        let config = if self.insecure {
-            config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        let config = if self.insecure || self.ca.is_some() {
+            let given = self.ca.as_deref().map(|path| Given::read(path, &provider)).transpose()?;
+            let believer = Arc::new(Believer { given, provider });
+            config.dangerous().with_custom_certificate_verifier(believer)
         } else {
-            config.with_root_certificates(self.roots()?)
+            let public = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
+            config.with_root_certificates(public.collect::<RootCertStore>())
         };
         Ok(TlsClient(TlsConnector::from(Arc::new(config.with_no_client_auth()))))
-    }
-
-    fn roots(&self) -> anyhow::Result<RootCertStore> {
-        let Some(path) = &self.ca else {
-            let public = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
-            return Ok(public.collect());
-        };
-        let pem = fs::read(path).with_context(|| format!("cannot read --ca {}", path.display()))?;
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
-        if roots.is_empty() {
-            bail!("--ca {} holds no certificate: PEM is wanted", path.display());
-        }
-        Ok(roots)
     }
 }
 
@@ -133,20 +127,70 @@ impl AsyncWrite for ClientStream {
     }
 }
 
-/// Believes any certificate, as long as whoever shows it has its key.
+/// Believes the certificates of a file, and those that they vouch for.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Given {
+    certificates: Vec<CertificateDer<'static>>,
+    vouched: Arc<WebPkiServerVerifier>,
+}
 
-impl ServerCertVerifier for Anybody {
+impl Given {
+    fn read(path: &Path, provider: &Arc<CryptoProvider>) -> anyhow::Result<Self> {
+        let pem = fs::read(path).with_context(|| format!("cannot read --ca {}", path.display()))?;
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates.iter().cloned());
+        if roots.is_empty() {
+            bail!("--ca {} holds no certificate: PEM is wanted", path.display());
+        }
+        let vouched =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+                .build()
+                .context("cannot set up TLS")?;
+        Ok(Self { certificates, vouched })
+    }
+
+    fn verify(
+        &self,
+        shown: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.vouched.verify_server_cert(shown, between, name, &[], now) {
+            // `openssl req -x509` makes an authority's certificate, which otherwise would be no
+            // server's; one that is out of date is another error.
+            Err(Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.certificates.contains(shown) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+}
+
+/// Believes what it was given, or else any certificate, as long as whoever shows it has its key.
+#[derive(Debug)]
+struct Believer {
+    given: Option<Given>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Believer {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
+        shown: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
         _: &[u8],
-        _: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        match &self.given {
+            Some(given) => given.verify(shown, between, name, now),
+            None => Ok(ServerCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -155,7 +199,7 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let known = &self.0.signature_verification_algorithms;
+        let known = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, cert, signed, known)
     }
 
@@ -165,11 +209,11 @@ impl ServerCertVerifier for Anybody {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let known = &self.0.signature_verification_algorithms;
+        let known = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, cert, signed, known)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
