@@ -17,7 +17,7 @@ pub(super) struct Keygen {
     /// Print both halves instead of writing them.
     #[arg(long)]
     print: bool,
-    /// Print the [[keys]] table too that lets clients with this key in, under this label.
+    /// Print the `[[keys]]` table too that lets clients with this key in, under this label.
     #[arg(long, value_name = "LABEL", value_parser = label)]
     label: Option<String>,
 }
