@@ -347,3 +347,22 @@ fn pairing(legs: [Transport; 2]) -> &'static str {
         _ => "mixed",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_readmes_explain_every_refusal() {
+        for (readme, heading) in [
+            (include_str!("../README.md"), "\n## When a client cannot connect\n"),
+            (include_str!("../deploy/docs/README.zh-CN.md"), "\n## 客户端连不上时\n"),
+        ] {
+            let (_, section) = readme.split_once(heading).unwrap();
+            let section = section.split("\n## ").next().unwrap();
+            for reason in rejections() {
+                assert!(section.contains(&format!("`{reason}`")), "{heading}{reason}");
+            }
+        }
+    }
+}

@@ -133,6 +133,28 @@ fn every_key_that_ships_is_explained() {
     }
 }
 
+#[test]
+fn both_readmes_list_every_key() {
+    let defaults = keys(&Value::serialize(Config::default()).expect("the defaults"));
+    let of_each_key = keys(&Value::serialize(KeyConfig::default()).expect("a table"));
+    let mut known: BTreeSet<_> = defaults.into_iter().chain(of_each_key).collect();
+    known.remove("keys");
+    known.insert("[[keys]]".to_owned());
+    for (readme, heading) in [
+        (include_str!("../README.md"), "\n## Settings\n"),
+        (include_str!("../deploy/docs/README.zh-CN.md"), "\n## 设置\n"),
+    ] {
+        let (_, settings) = readme.split_once(heading).expect("the section");
+        let settings = settings.split("\n## ").next().unwrap();
+        let rows = settings.lines().filter_map(|line| line.strip_prefix("| "));
+        let listed: BTreeSet<_> = rows
+            .flat_map(|row| row.split('|').next().unwrap().split('`').skip(1).step_by(2))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(listed, known);
+    }
+}
+
 // --- which source beats which ---
 
 #[test]
