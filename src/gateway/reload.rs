@@ -271,7 +271,11 @@ fn noted<T, E: Error>(done: Result<T, E>, problems: &mut Vec<String>) -> Option<
         let mut said = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
-            said = format!("{said}: {error}");
+            let error_said = error.to_string();
+            // Some end with their cause already.
+            if !said.ends_with(&error_said) {
+                said = format!("{said}: {error_said}");
+            }
             cause = error.source();
         }
         problems.push(said);
