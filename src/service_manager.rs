@@ -1,9 +1,16 @@
 //! What the service manager is told, where there is one that understands sd_notify(3), as systemd
-//! does. Without `NOTIFY_SOCKET` nothing is said.
+//! does. Without `NOTIFY_SOCKET` nothing is said, nor once another process is the service.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
+
+/// Whether another process is the service. What the manager hears is this whole process', as its
+/// id and its environment are. Held while something is said: nothing comes behind the last word.
+static SUCCEEDED: Mutex<bool> = Mutex::new(false);
 
 /// It serves, again or for the first time.
 pub fn ready() {
@@ -23,9 +30,10 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Another process serves from here on.
+/// Another process serves from here on, and this one has nothing more to say: `MAINPID` would take
+/// the service back, and the rest would be refused with a warning each time.
 pub fn succeeded_by(pid: u32) {
-    tell(&[NotifyState::MainPid(pid)]);
+    tell_and(&[NotifyState::MainPid(pid)], true);
 }
 
 /// What it does, in a line.
@@ -50,6 +58,15 @@ pub fn watchdog() -> Option<Duration> {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
+    tell_and(states, false);
+}
+
+fn tell_and(states: &[NotifyState<'_>], is_last: bool) {
+    let mut succeeded = SUCCEEDED.lock().unwrap_or_else(PoisonError::into_inner);
+    if *succeeded {
+        return;
+    }
+    *succeeded = is_last;
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "the service manager does not hear");
     }

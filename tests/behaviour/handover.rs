@@ -321,6 +321,29 @@ async fn a_signal_hands_over_and_the_service_manager_is_told_who_serves() {
     manager.until(alive + 1, "WATCHDOG=1").await;
     assert!(!manager.heard().iter().any(|message| message.contains("STOPPING")));
     assert!(test_kill_process(Pid::from_raw(pid).unwrap()).is_ok());
+
+    // The old one is not the service any more, whatever is asked of it.
+    lineage.process.signal(Signal::HUP);
+    lineage.process.line("nothing was reloaded").await;
+    let old = format!("MAINPID={}", lineage.process.pid().as_raw_nonzero());
+    assert!(
+        !manager.heard()[told..].iter().any(|message| message.contains(&old)),
+        "{:?}",
+        manager.heard()
+    );
+}
+
+/// Nobody else can: it is the old one's child.
+#[tokio::test]
+async fn the_end_of_a_process_that_took_over_is_told_and_leaves_no_zombie() {
+    let mut lineage = Lineage::start(&[], &[]).await;
+    let (mut first, mut second) = lineage.process.gateway.pair(Tcp, Tcp).await;
+    let pid = lineage.upgrade().await;
+    kill_process(pid, Signal::KILL).expect("it runs");
+    let line = lineage.process.line("the process that took over has ended").await;
+    assert!(line.contains(&pid.as_raw_nonzero().to_string()) && line.contains("WARN"), "{line}");
+    eventually("it is gone", async || test_kill_process(pid).is_err()).await;
+    talk(&mut first, &mut second).await;
 }
 
 #[tokio::test]

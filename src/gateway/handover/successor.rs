@@ -5,6 +5,7 @@ use std::{
     env, io,
     os::fd::{AsFd, OwnedFd},
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -45,15 +46,23 @@ impl Successor {
         let (channel, theirs) = Channel::open().map_err(UpgradeError::Io)?;
         let child = spawn(theirs).map_err(UpgradeError::Start)?;
         let candidate = Candidate { child: Some(child), channel: Some(channel) };
-        let ready = timeout(PATIENCE, candidate.becomes_ready(listeners)).await;
-        match ready.unwrap_or(Err(UpgradeError::TooLate(PATIENCE))) {
-            Ok(()) => candidate.accept().ok_or(UpgradeError::Ended(None)),
-            Err(error) => Err(candidate.dismiss(error).await),
-        }
+        candidate.takes_over(listeners, PATIENCE).await
     }
 }
 
 impl Candidate {
+    async fn takes_over(
+        self,
+        listeners: &[Listener],
+        patience: Duration,
+    ) -> Result<Successor, UpgradeError> {
+        let ready = timeout(patience, self.becomes_ready(listeners)).await;
+        match ready.unwrap_or(Err(UpgradeError::TooLate(patience))) {
+            Ok(()) => self.accept().ok_or(UpgradeError::Ended(None)),
+            Err(error) => Err(self.dismiss(error).await),
+        }
+    }
+
     async fn becomes_ready(&self, listeners: &[Listener]) -> Result<(), UpgradeError> {
         let Some(channel) = &self.channel else { return Err(UpgradeError::Ended(None)) };
         let offered = listeners.iter().map(|listener| Offered {
@@ -75,7 +84,9 @@ impl Candidate {
 
     fn accept(mut self) -> Option<Successor> {
         let (child, channel) = (self.child.take()?, self.channel.take()?);
-        Some(Successor { pid: child.id(), channel })
+        let pid = child.id();
+        watch(child);
+        Some(Successor { pid, channel })
     }
 
     /// Sees to it that the new process ends, if it has not.
@@ -104,13 +115,30 @@ impl Drop for Candidate {
     }
 }
 
+/// Waits for the end of the process that has taken over, however late. Nobody else can: it is this
+/// one's child, and would be its zombie for as long as relays live here.
+fn watch(mut child: Child) {
+    let pid = child.id();
+    let watching = move || match child.wait() {
+        Ok(status) if status.success() => {
+            tracing::info!(pid, "the process that took over has ended");
+        }
+        Ok(status) => tracing::warn!(pid, %status, "the process that took over has ended"),
+        Err(error) => tracing::warn!(pid, %error, "the process that took over is not watched"),
+    };
+    // Not one of the runtime's, which would wait for it at the end.
+    if let Err(error) = thread::Builder::new().name("successor".to_owned()).spawn(watching) {
+        tracing::warn!(pid, %error, "the process that took over is not watched");
+    }
+}
+
 /// Waits for its end; one that says that it ends, and does not, is killed.
 fn wait(child: &mut Child) -> io::Result<std::process::ExitStatus> {
     for _ in 0..100 {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
     child.kill()?;
     child.wait()
@@ -128,4 +156,37 @@ fn spawn(channel: OwnedFd) -> io::Result<Child> {
         command.env_remove(variable);
     }
     command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Pid, test_kill_process};
+
+    use super::*;
+
+    /// One that keeps its end of the channel, and never says a word.
+    fn silent() -> (Candidate, Pid) {
+        let (channel, theirs) = Channel::open().unwrap();
+        let mut command = Command::new("sleep");
+        let child = command.arg("600").stdin(Stdio::from(theirs)).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        (Candidate { child: Some(child), channel: Some(channel) }, pid)
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_ready_in_time_is_ended() {
+        let (candidate, pid) = silent();
+        let patience = Duration::from_millis(20);
+        let refused = candidate.takes_over(&[], patience).await.err();
+        assert!(matches!(refused, Some(UpgradeError::TooLate(_))), "{refused:?}");
+        assert!(test_kill_process(pid).is_err(), "neither running nor a zombie");
+    }
+
+    #[tokio::test]
+    async fn one_that_nobody_waits_for_any_more_is_ended() {
+        let (candidate, pid) = silent();
+        let waiting = candidate.takes_over(&[], PATIENCE);
+        timeout(Duration::from_millis(20), waiting).await.err().unwrap();
+        assert!(test_kill_process(pid).is_err(), "neither running nor a zombie");
+    }
 }
