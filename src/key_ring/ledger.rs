@@ -262,11 +262,12 @@ impl UsageFile {
         file.write_all(b"\n")?;
         file.sync_all()?;
         fs::rename(&beside, &self.path)?;
-        // The new name, too, has to reach the disk.
+        // The new name, too, has to reach the disk. It is there already: were it an error that a
+        // file system cannot sync a directory, the same bytes would be added again and again.
         #[cfg(unix)]
         if let Some(dir) = self.path.parent() {
             let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-            File::open(dir)?.sync_all()?;
+            let _ = File::open(dir).and_then(|dir| dir.sync_all());
         }
         Ok(())
     }
@@ -390,6 +391,23 @@ mod tests {
         assert_eq!(account.used(), 7);
         fs::remove_file(dir.path().join("usage.json")).unwrap();
         kept.save().unwrap();
+        assert_eq!(ledger(dir.path(), NOVEMBER).account("office").used(), 7);
+    }
+
+    /// Root can open any directory, and so finds nothing here.
+    #[cfg(unix)]
+    #[test]
+    fn where_a_directory_cannot_be_synced_nothing_is_added_twice() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let kept = ledger(dir.path(), NOVEMBER);
+        let account = kept.account("office");
+        let allow = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode));
+        allow(0o300).unwrap();
+        account.charge(7);
+        let saved = [kept.save(), kept.save()];
+        allow(0o700).unwrap();
+        assert!(saved.iter().all(Result::is_ok), "{saved:?}");
         assert_eq!(ledger(dir.path(), NOVEMBER).account("office").used(), 7);
     }
 
