@@ -333,7 +333,10 @@ mod tests {
     use crate::{
         key_ring::tests::ring,
         metrics,
-        relay::tests::{access, request},
+        relay::{
+            passage::Departure,
+            tests::{access, request},
+        },
     };
 
     fn room() -> Arc<WaitingRoom> {
@@ -379,6 +382,23 @@ mod tests {
             room.sweep().await;
             assert_eq!(room.len(), 0, "the odd one hung up");
         }
+    }
+
+    #[tokio::test]
+    async fn who_has_hung_up_is_not_sent_to_another_process() {
+        let room = room();
+        let (dead, client) = request("uuid", "").await;
+        assert!(matches!(room.arrive(dead, Instant::now()), Ok(Match::Parked)));
+        let (alive, _client) = request("another", "").await;
+        assert!(matches!(room.arrive(alive, Instant::now()), Ok(Match::Parked)));
+        drop(client);
+        let (way, mut departures) = tokio::sync::mpsc::unbounded_channel();
+        room.hand_over(&way);
+        let Ok(Departure::Leg(traveller)) = departures.try_recv() else { panic!("one leaves") };
+        assert_eq!(traveller.uuid.as_str(), "another");
+        assert!(departures.try_recv().is_err());
+        drop(traveller);
+        assert_eq!(room.len(), 0);
     }
 
     #[tokio::test]

@@ -42,7 +42,7 @@ impl WaitingRoom {
         }
     }
 
-    fn sweep_shard(&self, shard: &Mutex<Shard>) {
+    pub(super) fn sweep_shard(&self, shard: &Mutex<Shard>) {
         let timeout = self.timeout();
         let mut shard = lock(shard);
         shard.elsewhere.retain(|_, leg| leg.still_waits());

@@ -27,6 +27,8 @@ impl WaitingRoom {
     /// sent after them.
     pub fn hand_over(&self, way: &Way) {
         for shard in &self.shards {
+            // Who has hung up since the last sweep would be met there by a peer, as one that comes.
+            self.sweep_shard(shard);
             // Under the lock that whoever parks takes: nobody is between.
             let mut shard = lock(shard);
             shard.onward = Some(way.clone());
