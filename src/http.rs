@@ -17,7 +17,7 @@ mod websocket;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, middleware};
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -62,7 +62,9 @@ pub fn front_door(upgrades: Upgrades, admin: &Arc<AdminState>, with_admin: bool)
 
 /// What the admin API's own listeners serve.
 pub fn admin_only(admin: &Arc<AdminState>) -> Router {
-    health::routes(Arc::clone(admin)).merge(admin::routes(admin)).fallback(problem::not_found)
+    let router = health::routes(Arc::clone(admin)).merge(admin::routes(admin));
+    let last = middleware::map_response_with_state(Arc::clone(admin), admin::last_in_drain);
+    router.fallback(problem::not_found).layer(last)
 }
 
 /// Serves one HTTP/1 connection, `head` first, until it is closed, upgraded, or `stop` is

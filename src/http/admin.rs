@@ -13,9 +13,9 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware,
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::{any, get, post},
 };
 use jiff::Timestamp;
@@ -95,6 +95,18 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(require_token)
         .with_state(Arc::clone(admin))
+}
+
+/// In the drain each answer is its connection's last: another process may have taken over by now,
+/// and who asks again is to ask that one. On the front door connections end with the drain's begin.
+pub(super) async fn last_in_drain(
+    State(admin): State<Arc<AdminState>>,
+    mut response: Response,
+) -> Response {
+    if admin.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// A limit that a relay can be held to.

@@ -368,6 +368,25 @@ async fn there_is_no_upgrade_while_draining_and_no_reload_after_one() {
     assert_eq!(lineage.process.gateway.post("/api/v1/upgrade").await.status, 409);
 }
 
+/// A monitor that keeps its connection would see the old process for as long as that has relays.
+#[tokio::test]
+async fn who_keeps_a_connection_to_the_admin_api_is_led_to_the_new_process() {
+    let mut lineage = Lineage::start(&["--admin-listen", "127.0.0.1:0"], &[]).await;
+    let _pair = lineage.process.gateway.pair(Tcp, Tcp).await;
+    let mut kept = Wire::connect(lineage.process.gateway.admin_addr).await;
+    let request = "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n";
+    kept.send(request).await;
+    assert!(!kept.answer().await.headers.contains_key("connection"));
+    lineage.upgrade().await;
+    lineage.process.line("draining: no new connections").await;
+    kept.send(request).await;
+    let last = kept.answer().await;
+    assert_eq!(last.status, 503);
+    assert_eq!(last.headers["connection"], "close");
+    assert_eq!(kept.rest().await, b"");
+    assert_eq!(lineage.process.gateway.request("GET", "/readyz", "").await.status, 200);
+}
+
 /// The keys of a TLS session stay in the process that agreed on them, and so does its leg.
 #[tokio::test]
 async fn who_waits_in_tls_is_not_moved_and_its_peer_is_brought_to_it() {
