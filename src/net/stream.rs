@@ -27,17 +27,110 @@ pub type PlainStream = std::net::TcpStream;
 /// What a TLS stream has accepted may not have gone yet: [`Stream::unsent`] tells, and flushing
 /// waits for it. A plain one keeps nothing.
 #[derive(Debug)]
-pub struct Stream {
-    socket: TcpStream,
-    // Boxed: most relays have none, and all would pay for its place.
-    tls: Option<Box<Session>>,
-}
+pub struct Stream(Over<TcpStream>);
 
 /// A stream that nobody watches.
 #[derive(Debug)]
-pub struct ParkedStream {
-    socket: PlainStream,
-    tls: Option<Box<Session>>,
+pub struct ParkedStream(Over<PlainStream>);
+
+#[derive(Debug)]
+enum Over<S: Handle> {
+    Plain(S),
+    Tls(Tls<S>),
+}
+
+/// TLS over a socket. However it ends, the peer's TLS is told, if its socket takes that at once.
+#[derive(Debug)]
+struct Tls<S: Handle>(
+    /// There until it goes on over another kind of socket.
+    Option<Secured<S>>,
+);
+
+#[derive(Debug)]
+struct Secured<S> {
+    socket: S,
+    // Boxed: most relays have none, and all would pay for its place.
+    session: Box<Session>,
+}
+
+/// A socket, on a runtime or not.
+trait Handle {
+    fn handle(&self) -> SockRef<'_>;
+}
+
+impl Handle for TcpStream {
+    fn handle(&self) -> SockRef<'_> {
+        SockRef::from(self)
+    }
+}
+
+impl Handle for PlainStream {
+    fn handle(&self) -> SockRef<'_> {
+        SockRef::from(self)
+    }
+}
+
+impl<S: Handle> Over<S> {
+    fn map<T: Handle>(self, change: impl FnOnce(S) -> io::Result<T>) -> io::Result<Over<T>> {
+        Ok(match self {
+            Self::Plain(socket) => Over::Plain(change(socket)?),
+            Self::Tls(mut tls) => {
+                let Secured { socket, session } = tls.take();
+                Over::Tls(Tls::over(change(socket)?, session))
+            }
+        })
+    }
+
+    fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => Some(&tls.parts().session),
+        }
+    }
+
+    fn session_mut(&mut self) -> Option<&mut Session> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => Some(&mut tls.parts_mut().session),
+        }
+    }
+}
+
+impl<S: Handle> Tls<S> {
+    const fn over(socket: S, session: Box<Session>) -> Self {
+        Self(Some(Secured { socket, session }))
+    }
+
+    const fn parts(&self) -> &Secured<S> {
+        match &self.0 {
+            Some(parts) => parts,
+            None => unreachable!(),
+        }
+    }
+
+    const fn parts_mut(&mut self) -> &mut Secured<S> {
+        match &mut self.0 {
+            Some(parts) => parts,
+            None => unreachable!(),
+        }
+    }
+
+    /// Whoever takes them has the whole of it, and lets go of this.
+    fn take(&mut self) -> Secured<S> {
+        match self.0.take() {
+            Some(parts) => parts,
+            None => unreachable!(),
+        }
+    }
+}
+
+impl<S: Handle> Drop for Tls<S> {
+    fn drop(&mut self) {
+        if let Some(Secured { socket, session }) = &mut self.0 {
+            session.close();
+            let _ = session.poll_flush(&mut Unwatched(socket.handle()));
+        }
+    }
 }
 
 impl Stream {
@@ -46,25 +139,29 @@ impl Stream {
     /// # Errors
     /// When the system refuses.
     pub fn plain(socket: PlainStream) -> io::Result<Self> {
-        Ok(Self { socket: TcpStream::from_std(socket)?, tls: None })
+        TcpStream::from_std(socket).map(Over::Plain).map(Self)
     }
 
     /// The stream within TLS.
     pub(super) fn within(self, session: Box<Session>) -> Self {
-        debug_assert!(self.tls.is_none(), "TLS within TLS");
-        Self { tls: Some(session), ..self }
+        debug_assert!(!self.is_tls(), "TLS within TLS");
+        match self.0 {
+            Over::Plain(socket) => Self(Over::Tls(Tls::over(socket, session))),
+            tls @ Over::Tls(_) => Self(tls),
+        }
     }
 
     /// The TLS that it is within.
     pub(super) fn session(&mut self) -> Option<&mut Session> {
-        self.tls.as_deref_mut()
+        self.0.session_mut()
     }
 
     /// Goes on with a handshake by what one read brings.
     pub(super) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, tls } = self;
-        let Some(tls) = tls else { return Poll::Ready(Ok(())) };
-        tls.poll_progress(&mut Watched { socket, cx })
+        match &mut self.0 {
+            Over::Plain(_) => Poll::Ready(Ok(())),
+            Over::Tls(tls) => tls.watched(cx, |session, socket| session.poll_progress(socket)),
+        }
     }
 
     /// Takes it off the runtime.
@@ -72,41 +169,43 @@ impl Stream {
     /// # Errors
     /// When the system refuses.
     pub fn park(self) -> io::Result<ParkedStream> {
-        Ok(ParkedStream { socket: self.socket.into_std()?, tls: self.tls })
+        self.0.map(TcpStream::into_std).map(ParkedStream)
     }
 
     /// Its socket, if the stream's bytes are the socket's own: what goes around the stream, as
     /// splice(2) does, may do so here only.
     pub const fn as_plain(&self) -> Option<&TcpStream> {
-        match self.tls {
-            None => Some(&self.socket),
-            Some(_) => None,
+        match &self.0 {
+            Over::Plain(socket) => Some(socket),
+            Over::Tls(_) => None,
         }
     }
 
     /// Whether there is something to read, or the end; asks to be woken when there is.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.tls.as_ref().is_some_and(|tls| tls.is_readable()) {
-            return Poll::Ready(());
-        }
+        let socket = match &self.0 {
+            Over::Plain(socket) => socket,
+            Over::Tls(tls) if tls.parts().session.is_readable() => return Poll::Ready(()),
+            Over::Tls(tls) => &tls.parts().socket,
+        };
         // An error is found by the read.
-        self.socket.poll_read_ready(cx).map(drop)
+        socket.poll_read_ready(cx).map(drop)
     }
 
     /// Whether it is TLS.
     pub const fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        matches!(self.0, Over::Tls(_))
     }
 
     /// How many bytes were accepted, and sealed, that the socket has not taken.
     pub fn unsent(&self) -> usize {
-        self.tls.as_ref().map_or(0, |tls| tls.unsent())
+        self.0.session().map_or(0, Session::unsent)
     }
 
     /// What it cost to read these `len` bytes, in bytes that it costs as much to move: more than
     /// them where a peer sends tiny records.
     pub fn toil(&mut self, len: usize) -> usize {
-        self.tls.as_mut().map_or(len, |tls| tls.take_toil().max(len))
+        self.session().map_or(len, |session| session.take_toil().max(len))
     }
 
     /// Tries a socket that is taken for unwritable, and does not ask to be woken: with `bytes`, or
@@ -115,27 +214,32 @@ impl Stream {
     /// # Errors
     /// When nothing is taken now, or ever.
     pub fn nudge(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let socket = SockRef::from(&self.socket);
-        let Some(tls) = &mut self.tls else { return socket.send(bytes) };
-        match tls.poll_flush(&mut Unwatched(socket)) {
+        let Secured { socket, session } = match &mut self.0 {
+            Over::Plain(socket) => return socket.handle().send(bytes),
+            Over::Tls(tls) => tls.parts_mut(),
+        };
+        match session.poll_flush(&mut Unwatched(socket.handle())) {
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) | Poll::Pending => Ok(0),
         }
     }
+}
 
-    /// Tells the peer's TLS that nothing more comes, if it takes that at once.
-    pub fn say_goodbye(&mut self) {
-        if let Some(tls) = &mut self.tls {
-            tls.close();
-            let _ = tls.poll_flush(&mut Unwatched(SockRef::from(&self.socket)));
-        }
+impl Tls<TcpStream> {
+    fn watched<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(&mut Session, &mut Watched<'_, '_>) -> R,
+    ) -> R {
+        let Secured { socket, session } = self.parts_mut();
+        act(session, &mut Watched { socket, cx })
     }
 }
 
 impl ParkedStream {
     /// A plain socket.
     pub const fn plain(socket: PlainStream) -> Self {
-        Self { socket, tls: None }
+        Self(Over::Plain(socket))
     }
 
     /// Its socket, to be taken elsewhere; a stream that is more than its socket comes back.
@@ -143,11 +247,10 @@ impl ParkedStream {
     /// # Errors
     /// The stream, when it has a state that cannot leave the process.
     pub fn into_plain(self) -> Result<PlainStream, Self> {
-        let Self { socket, tls } = self;
-        match tls {
-            None => Ok(socket),
+        match self.0 {
+            Over::Plain(socket) => Ok(socket),
             // The keys of a session stay in the process that agreed on them.
-            tls => Err(Self { socket, tls }),
+            tls @ Over::Tls(_) => Err(Self(tls)),
         }
     }
 
@@ -156,33 +259,39 @@ impl ParkedStream {
     /// # Errors
     /// When the system refuses.
     pub fn wake(self) -> io::Result<Stream> {
-        Ok(Stream { socket: TcpStream::from_std(self.socket)?, tls: self.tls })
+        self.0.map(TcpStream::from_std).map(Stream)
     }
 
     /// What the kernel knows of it.
     pub const fn socket(&self) -> &PlainStream {
-        &self.socket
+        match &self.0 {
+            Over::Plain(socket) => socket,
+            Over::Tls(tls) => &tls.parts().socket,
+        }
     }
 
     /// Whether it is TLS.
     pub const fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        matches!(self.0, Over::Tls(_))
     }
 
     /// What has come through TLS is moved to `to`, so much as one read takes. Whether more may
     /// come; always so of a plain stream, which is left alone.
     pub(super) fn read_ahead(&mut self, to: &mut Vec<u8>) -> bool {
-        let Some(tls) = &mut self.tls else { return true };
-        let read = tls.read_ahead(&mut Unwatched(SockRef::from(&self.socket)), to);
-        read.is_ok() && !tls.has_ended()
+        let Over::Tls(tls) = &mut self.0 else { return true };
+        let Secured { socket, session } = tls.parts_mut();
+        let read = session.read_ahead(&mut Unwatched(socket.handle()), to);
+        read.is_ok() && !session.has_ended()
     }
 
     /// Sends the whole of a few bytes through TLS, or fails.
     pub(super) fn send(&mut self, bytes: &[u8]) -> bool {
-        let Some(tls) = &mut self.tls else { return false };
-        let mut socket = Unwatched(SockRef::from(&self.socket));
-        let written = tls.poll_write(&mut socket, &[IoSlice::new(bytes)]);
-        matches!(written, Poll::Ready(Ok(_))) && tls.poll_flush(&mut socket).is_ready()
+        let Over::Tls(tls) = &mut self.0 else { return false };
+        let Secured { socket, session } = tls.parts_mut();
+        let mut socket = Unwatched(socket.handle());
+        let written = session.poll_write(&mut socket, &[IoSlice::new(bytes)]);
+        matches!(written, Poll::Ready(Ok(_)))
+            && matches!(session.poll_flush(&mut socket), Poll::Ready(Ok(())))
     }
 }
 
@@ -192,10 +301,9 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { socket, tls } = self.get_mut();
-        match tls {
-            None => Pin::new(socket).poll_read(cx, buf),
-            Some(tls) => tls.poll_read(&mut Watched { socket, cx }, buf),
+        match &mut self.get_mut().0 {
+            Over::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Over::Tls(tls) => tls.watched(cx, |session, socket| session.poll_read(socket, buf)),
         }
     }
 }
@@ -206,10 +314,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { socket, tls } = self.get_mut();
-        match tls {
-            None => Pin::new(socket).poll_write(cx, buf),
-            Some(tls) => tls.poll_write(&mut Watched { socket, cx }, &[IoSlice::new(buf)]),
+        match &mut self.get_mut().0 {
+            Over::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Over::Tls(tls) => {
+                tls.watched(cx, |session, socket| session.poll_write(socket, &[IoSlice::new(buf)]))
+            }
         }
     }
 
@@ -218,10 +327,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { socket, tls } = self.get_mut();
-        match tls {
-            None => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Some(tls) => tls.poll_write(&mut Watched { socket, cx }, bufs),
+        match &mut self.get_mut().0 {
+            Over::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Over::Tls(tls) => tls.watched(cx, |session, socket| session.poll_write(socket, bufs)),
         }
     }
 
@@ -230,18 +338,16 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, tls } = self.get_mut();
-        match tls {
-            None => Poll::Ready(Ok(())),
-            Some(tls) => tls.poll_flush(&mut Watched { socket, cx }),
+        match &mut self.get_mut().0 {
+            Over::Plain(_) => Poll::Ready(Ok(())),
+            Over::Tls(tls) => tls.watched(cx, |session, socket| session.poll_flush(socket)),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, tls } = self.get_mut();
-        match tls {
-            None => Poll::Ready(SockRef::from(&*socket).shutdown(Shutdown::Write)),
-            Some(tls) => tls.poll_shutdown(&mut Watched { socket, cx }),
+        match &mut self.get_mut().0 {
+            Over::Plain(socket) => Poll::Ready(socket.handle().shutdown(Shutdown::Write)),
+            Over::Tls(tls) => tls.watched(cx, |session, socket| session.poll_shutdown(socket)),
         }
     }
 }

@@ -172,10 +172,7 @@ impl Splice {
                 () = &mut timer => Turn::Rearm,
             };
             match turn {
-                Turn::Done => {
-                    self.streams.iter_mut().for_each(Stream::say_goodbye);
-                    return Leave::Ended(self.end.unwrap_or(End::Aborted));
-                }
+                Turn::Done => return Leave::Ended(self.end.unwrap_or(End::Aborted)),
                 Turn::Rearm => {}
                 Turn::Yield if self.pace.is_due() && self.pace.is_bulk(Instant::now()) => {
                     return Leave::Moves;
@@ -381,7 +378,6 @@ impl Splice {
         };
         // A leg that takes nothing does not hear the farewell either.
         let _ = timeout(FAREWELL, farewell).await;
-        self.streams.iter_mut().for_each(Stream::say_goodbye);
         end
     }
 }

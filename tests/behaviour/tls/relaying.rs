@@ -321,3 +321,50 @@ async fn a_drain_says_goodbye_in_tls() {
     assert_eq!(wss.receive().await, None);
     assert_eq!(read_to_end(&mut tls).await, b"");
 }
+
+/// RFC 8446, section 6.1: an end without close_notify would be an error here.
+#[tokio::test]
+async fn whomever_the_relay_leaves_is_told_in_tls() {
+    let gateway = TlsGateway::start_with(|config| {
+        config.key = config::Secret::new("the key");
+        config.front_door.first_frame_timeout = config::Duration::from_millis(1_500);
+    })
+    .await;
+    let malformed = b"\x08\x92\x01".to_vec();
+    let stranger = b"SSH-2.0-OpenSSH_9\r\n".to_vec();
+    for (sent, reason) in [
+        (Vec::new(), "silent"),
+        (stranger, "unknown_protocol"),
+        (malformed, "malformed"),
+        (hello("without a key"), "key_empty"),
+    ] {
+        let mut tls = gateway.tls().await;
+        write(&mut tls, &sent).await;
+        assert_eq!(read_to_end(&mut tls).await, b"", "{reason}");
+        assert_eq!(gateway.gateway.refusals(reason).await, 1.0, "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_leg_whose_peer_does_not_come_is_told_in_tls() {
+    let gateway = TlsGateway::start_with(|config| {
+        config.pairing.timeout = config::Duration::from_millis(500);
+    })
+    .await;
+    let mut leg = gateway.leg(Kind::Tls, &unique("alone")).await.io();
+    assert_eq!(read_to_end(&mut leg).await, b"");
+    gateway.gateway.until_metric("relay_unpaired_total{reason=\"timeout\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn who_gives_way_is_told_in_tls() {
+    let gateway = TlsGateway::start_with(|config| {
+        config.front_door.max_connections = 1;
+        config.admin.listen = vec![(std::net::Ipv4Addr::LOCALHOST, 0).into()];
+    })
+    .await;
+    let mut stranger = gateway.tls().await;
+    let _leg = gateway.leg(Kind::Tcp, &unique("leg")).await;
+    assert_eq!(read_to_end(&mut stranger).await, b"");
+    assert_eq!(gateway.gateway.refusals("displaced").await, 1.0);
+}
