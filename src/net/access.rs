@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use self::{address::Limits, addresses::Addresses, back_off::BackOff, ranges::Ranges};
 pub use self::{
     address::{AddressPermit, AddressState, WaitingPlace},
+    addresses::site,
     list::{ListEntry, ListFull, NetworkList, Source},
 };
 use super::listener::Connection;

@@ -10,7 +10,7 @@ mod fill;
 mod ledger;
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +26,7 @@ use self::ledger::{Bounds, Grant, LaneId, Ledger, PoolName, Way, Whose};
 use crate::{
     config::{BandwidthConfig, BitRate},
     metrics::Metrics,
-    net::access::Access,
+    net::access::{Access, site},
 };
 
 /// How long those wait whose share is used up.
@@ -170,7 +170,7 @@ impl State {
         share(Whose::All, Way::Sent, self.limits.total);
         for (leg, way) in [(from, Way::Sent), (1 - from, Way::Received)] {
             let address = subject.addresses[leg];
-            share(Whose::Address(network(address)), way, self.limits.of_address(address, access));
+            share(Whose::Address(site(address)), way, self.limits.of_address(address, access));
             if let Some((label, rate)) = subject.keys[leg].filter(|(_, rate)| !rate.is_unlimited())
             {
                 share(Whose::Key(label.into()), way, rate);
@@ -195,14 +195,6 @@ impl BandwidthConfig {
         let exempt = access.is_exempt(address);
         let rate = if exempt { BitRate::UNLIMITED } else { self.per_address };
         if access.is_throttled(address) { rate.min(self.throttled) } else { rate }
-    }
-}
-
-/// An address, or the network that an IPv6 address stands for: one machine has 2^64 of these.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-        ip @ IpAddr::V4(_) => ip,
     }
 }
 

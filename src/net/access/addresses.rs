@@ -160,8 +160,8 @@ fn is_clean(address: &Address, now: u64, limits: Limits) -> bool {
     address.debt(now) == 0 && !address.has_offended(now, limits)
 }
 
-/// What counts as one address.
-fn site(ip: IpAddr) -> IpAddr {
+/// What counts as one address: of IPv6 a /64, since one machine has all addresses of that.
+pub fn site(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> SITE_BITS << SITE_BITS).into(),
         v4 => v4,
