@@ -54,7 +54,7 @@ pub(super) fn say(symptom: &Symptom, plan: &Plan) -> String {
         }
         (Fault::Closed, Step::FirstMessage | Step::Pair) if symptom.waited < AT_ONCE => {
             format!(
-                "closed right after the first message: {}; or the relay is shutting down or full; or {at} is no relay. The relay's log says which",
+                "closed right after the first message: {}; or the relay is shutting down, full, or refuses this address (a blocklist, or proxy.protocol, which may want a PROXY header from here); or {at} is no relay. The relay's log says which, some of it at --log-level debug",
                 symptom.key()
             )
         }
