@@ -326,6 +326,8 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use tokio::net::TcpStream;
     use tower::ServiceExt as _;
 
@@ -333,6 +335,7 @@ mod tests {
     use crate::{
         key_ring::tests::ring,
         metrics,
+        net::leg::Arriving,
         relay::{
             passage::Departure,
             tests::{access, request},
@@ -388,10 +391,15 @@ mod tests {
     async fn who_has_hung_up_is_not_sent_to_another_process() {
         let room = room();
         let (dead, client) = request("uuid", "").await;
+        let Arriving::Plain(socket) = &dead.leg.connection.socket else { panic!("not plain") };
+        let socket = socket.try_clone().unwrap();
         assert!(matches!(room.arrive(dead, Instant::now()), Ok(Match::Parked)));
         let (alive, _client) = request("another", "").await;
         assert!(matches!(room.arrive(alive, Instant::now()), Ok(Match::Parked)));
         drop(client);
+        // Until that is known here, too.
+        socket.set_nonblocking(false).unwrap();
+        assert_eq!((&socket).read(&mut [0]).unwrap(), 0);
         let (way, mut departures) = tokio::sync::mpsc::unbounded_channel();
         room.hand_over(&way);
         let Ok(Departure::Leg(traveller)) = departures.try_recv() else { panic!("one leaves") };
