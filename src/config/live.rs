@@ -19,6 +19,11 @@ impl<T> Live<T> {
         self.0.load()
     }
 
+    /// The same, to be kept for one connection or one relay.
+    pub fn share(&self) -> Arc<T> {
+        self.0.load_full()
+    }
+
     /// Puts `value` in force.
     pub fn replace(&self, value: T) {
         self.0.store(Arc::new(value));

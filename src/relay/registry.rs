@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -47,7 +47,8 @@ pub struct ActiveRelays {
     metrics: Arc<Metrics>,
 }
 
-/// One active relay: what is known of it, and what it counts.
+/// One active relay: what is known of it, and what it counts. There are thousands, and eight bytes
+/// more would push each into the allocator's next size: so times are numbers here.
 pub struct ActiveRelay {
     /// Unique while the process lives; uuids may repeat.
     pub id: u64,
@@ -59,11 +60,10 @@ pub struct ActiveRelay {
     pub conn_type: ConnType,
     /// The leg that waited, and the one that came.
     pub legs: [ActiveLeg; 2],
-    /// When the pair was made.
-    pub started: Timestamp,
-    /// In microseconds: as a `Duration` it would push thousands of relays into the allocator's next
-    /// size.
-    waited_us: u64,
+    /// When the pair was made, in microseconds after 1970.
+    started: i64,
+    /// In milliseconds.
+    waited: u32,
     since: Instant,
     /// When bytes last came, in milliseconds after `since`.
     last_activity: AtomicU64,
@@ -88,8 +88,8 @@ pub struct ActiveLeg {
     received: AtomicU64,
     /// What of `received` the last sample had seen.
     sampled: AtomicU64,
-    /// Bytes a second between the last two samples.
-    rate: AtomicU64,
+    /// Bytes a second between the last two samples, as an `f32`.
+    rate: AtomicU32,
 }
 
 /// Keeps a relay in the registry, and reports its end exactly once.
@@ -129,7 +129,7 @@ impl ActiveRelays {
                 grant: paired.grants[index.at()].clone(),
                 received: AtomicU64::new(0),
                 sampled: AtomicU64::new(0),
-                rate: AtomicU64::new(0),
+                rate: AtomicU32::new(0),
             }
         };
         let relay = Arc::new(ActiveRelay {
@@ -138,8 +138,8 @@ impl ActiveRelays {
             target: paired.target.clone(),
             conn_type: paired.conn_type,
             legs: LegIndex::BOTH.map(leg),
-            started: Timestamp::now(),
-            waited_us: u64::try_from(paired.waited.as_micros()).unwrap_or(u64::MAX),
+            started: Timestamp::now().as_microsecond(),
+            waited: u32::try_from(paired.waited.as_millis()).unwrap_or(u32::MAX),
             since: Instant::now(),
             last_activity: AtomicU64::new(0),
             close: self.end_all.child_token(),
@@ -210,7 +210,7 @@ impl ActiveRelays {
         let fresh = received.saturating_sub(leg.sampled.fetch_max(received, Ordering::Relaxed));
         if let Some(elapsed) = elapsed {
             let rate = fresh as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
-            leg.rate.store(rate as u64, Ordering::Relaxed);
+            leg.rate.store((rate as f32).to_bits(), Ordering::Relaxed);
         }
         if fresh > 0 {
             self.metrics.bytes(leg.transport, relay.legs[from.other().at()].transport, fresh);
@@ -225,9 +225,15 @@ impl ActiveRelays {
 }
 
 impl ActiveRelay {
+    /// When the pair was made.
+    pub fn started(&self) -> Timestamp {
+        // It was one.
+        Timestamp::from_microsecond(self.started).unwrap_or_default()
+    }
+
     /// How long the first leg had waited.
     pub const fn waited(&self) -> Duration {
-        Duration::from_micros(self.waited_us)
+        Duration::from_millis(self.waited as u64)
     }
 
     /// How long it has lasted.
@@ -311,7 +317,7 @@ impl ActiveLeg {
 
     /// Bytes a second received from it, over the last sample.
     pub fn rate(&self) -> u64 {
-        self.rate.load(Ordering::Relaxed)
+        f32::from_bits(self.rate.load(Ordering::Relaxed)) as u64
     }
 }
 

@@ -113,8 +113,8 @@ struct Splice {
     flows: [Flow; 2],
     /// The first thing that led to the end.
     end: Option<End>,
-    idle_limit: Duration,
-    write_timeout: Duration,
+    /// As they were when it began.
+    limits: Arc<RelayConfig>,
     close_wait: CloseWait,
     pipes: Arc<Pipes>,
     pace: Pace,
@@ -133,9 +133,7 @@ enum Turn {
 
 impl Splice {
     fn new(paired: Paired, relay: Arc<ActiveRelay>, splicer: &Splicer) -> Self {
-        let limits = splicer.limits.get();
-        let quiet = paired.conn_type.is_quiet();
-        let idle = if quiet { limits.port_forward_idle_timeout } else { limits.idle_timeout };
+        let limits = splicer.limits.share();
         let max = limits.max_message_size.get();
         let transports = [paired.legs[0].transport, paired.legs[1].transport];
         let [first, second] = paired.legs;
@@ -151,8 +149,7 @@ impl Splice {
             _permits: [first_permit, second_permit],
             flows,
             end: None,
-            idle_limit: idle.get(),
-            write_timeout: limits.write_timeout.get(),
+            limits,
             close_wait: CloseWait::default(),
             pipes: Arc::clone(&splicer.pipes),
             pace: Pace::new(if splicer.bulk.is_there() { Plane::Light } else { Plane::Only }),
@@ -318,21 +315,21 @@ impl Splice {
 
     /// The end that a deadline asks for; if none does, the timer is set anew.
     fn look(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
-        let now = Instant::now();
+        let (now, write_timeout) = (Instant::now(), self.limits.write_timeout.get());
         for from in LegIndex::BOTH {
             let flow = &mut self.flows[from.at()];
             flow.expire(now);
             if flow.nudge(now, &mut self.streams[from.other().at()]).is_err() {
                 return Some(End::Aborted);
             }
-            if flow.is_stalled(now, self.write_timeout) {
+            if flow.is_stalled(now, write_timeout) {
                 return Some(End::WriteTimeout(from.other()));
             }
             if let Some(received) = flow.take_activity() {
                 self.relay.received(from, received);
             }
         }
-        if self.close_wait.is_over(now, &self.flows, self.idle_limit) {
+        if self.close_wait.is_over(now, &self.flows, self.usual_silence()) {
             return Some(self.end.unwrap_or(End::Idle));
         }
         if self.relay.idle() >= self.idle_limit() {
@@ -348,15 +345,22 @@ impl Splice {
 
     fn next_look(&self) -> Instant {
         let quiet = self.idle_limit().saturating_sub(self.relay.idle());
+        let write_timeout = self.limits.write_timeout.get();
         // A direction that stalls later still has to be seen in time.
-        let latest = Instant::now() + quiet.min(self.write_timeout);
-        let deadlines = self.flows.iter().filter_map(|flow| flow.deadline(self.write_timeout));
+        let latest = Instant::now() + quiet.min(write_timeout);
+        let deadlines = self.flows.iter().filter_map(|flow| flow.deadline(write_timeout));
         let others = self.pace.next_look().into_iter().chain(self.close_wait.deadline());
         deadlines.chain(others).fold(latest, Instant::min)
     }
 
     fn idle_limit(&self) -> Duration {
-        CloseWait::silence(&self.flows, self.idle_limit)
+        CloseWait::silence(&self.flows, self.usual_silence())
+    }
+
+    /// How long the legs may be silent where neither owes anything.
+    fn usual_silence(&self) -> Duration {
+        let (limits, quiet) = (&self.limits, self.relay.conn_type.is_quiet());
+        if quiet { limits.port_forward_idle_timeout } else { limits.idle_timeout }.get()
     }
 
     /// Cuts the relay short: what is pending goes out, and WebSockets are told. Then the legs have
@@ -434,6 +438,16 @@ mod tests {
             bulk: BulkPlane::new(&ThreadsConfig::default()),
         };
         (Splice::new(paired, relay, &splicer), websocket, tcp)
+    }
+
+    /// Thousands of idle relays have one each, in the size that the allocator has for it.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn a_relay_fits_its_place_in_memory() {
+        assert!(size_of::<Splice>() <= 448, "{}", size_of::<Splice>());
+        // Behind the two counts of an `Arc`.
+        let counted = 16 + size_of::<ActiveRelay>();
+        assert!(counted <= 256, "{counted}");
     }
 
     async fn turn(splice: &mut Splice) -> Option<Turn> {

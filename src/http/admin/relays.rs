@@ -270,7 +270,7 @@ impl RelayView {
             uuid: relay.uuid.as_str().to_owned(),
             target_id: relay.target.as_ref().map(|target| target.as_str().to_owned()),
             connection_type: relay.conn_type.to_string(),
-            started: relay.started,
+            started: relay.started(),
             age_seconds: relay.age_at(now).as_secs_f64(),
             idle_seconds: relay.idle_at(now).as_secs_f64(),
             waited_seconds: relay.waited().as_secs_f64(),

@@ -235,13 +235,13 @@ impl Batch {
 
     /// What was not written, in one piece, and from where on it counts. Takes the largest part over
     /// where it can, and copies the rest.
-    pub(super) fn take_pending(&mut self, input: &[u8]) -> (Vec<u8>, usize) {
+    pub(super) fn take_pending(&mut self, input: &[u8]) -> (Vec<u8>, u32) {
         let (mut pending, mut start) = (Vec::new(), 0);
         let mut first = 0;
         if let Some(piece) = self.pieces.first()
             && piece.place == Place::Earlier
         {
-            start = piece.span().start;
+            start = piece.start;
             pending = std::mem::take(&mut self.earlier);
             first = 1;
         }

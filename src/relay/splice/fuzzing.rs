@@ -98,7 +98,7 @@ impl Sink {
         let written = batch.poll_write(&mut Context::from_waker(Waker::noop()), self, input);
         assert_eq!(written.ok(), Some(self.taken.len() - before), "what was written is counted");
         let (pending, start) = batch.take_pending(input);
-        self.taken.extend_from_slice(&pending[start..]);
+        self.taken.extend_from_slice(&pending[start as usize..]);
     }
 }
 

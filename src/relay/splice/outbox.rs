@@ -16,7 +16,8 @@ use crate::net::stream::Stream;
 pub(super) struct Outbox {
     /// Not taken yet, from `written` on.
     pending: Vec<u8>,
-    written: usize,
+    /// It fits: what is pending is bounded by the buffer, or by the greatest length of a frame.
+    written: u32,
     /// The stream keeps sealed bytes that its socket has not taken.
     sealed: bool,
     /// Since when the socket has taken nothing of it.
@@ -86,8 +87,8 @@ impl Outbox {
     /// Writes what waits, as much as the socket takes now. How many bytes that was.
     pub(super) fn flush(&mut self, cx: &mut Context<'_>, sink: &mut Stream) -> Result<usize, Gone> {
         let sealed = sink.unsent();
-        let taken = poll_write(cx, sink, &self.pending[self.written..])?;
-        self.written += taken;
+        let taken = poll_write(cx, sink, self.rest())?;
+        self.written += taken as u32;
         let moved = taken + sealed.saturating_sub(sink.unsent());
         self.note(moved, sink);
         Ok(moved)
@@ -101,8 +102,8 @@ impl Outbox {
         }
         let sealed = sink.unsent();
         // An error is found by whoever waits for the socket.
-        let taken = sink.nudge(&self.pending[self.written..]).unwrap_or(0);
-        self.written += taken;
+        let taken = sink.nudge(self.rest()).unwrap_or(0);
+        self.written += taken as u32;
         let moved = taken + sealed.saturating_sub(sink.unsent());
         if moved > 0 {
             self.note(moved, sink);
@@ -127,9 +128,13 @@ impl Outbox {
         *self = Self::default();
     }
 
+    fn rest(&self) -> &[u8] {
+        &self.pending[self.written as usize..]
+    }
+
     fn note(&mut self, moved: usize, sink: &Stream) {
         self.sealed = sink.unsent() > 0;
-        if self.written == self.pending.len() {
+        if self.rest().is_empty() {
             (self.pending, self.written) = (Vec::new(), 0);
         }
         if self.is_empty() {

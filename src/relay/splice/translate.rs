@@ -382,7 +382,7 @@ mod tests {
             assert_eq!(self.taken.len() - before, written);
             self.left = !batch.is_empty();
             let (pending, start) = batch.take_pending(input);
-            self.taken.extend_from_slice(&pending[start..]);
+            self.taken.extend_from_slice(&pending[start as usize..]);
         }
     }
 
