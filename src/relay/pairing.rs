@@ -67,7 +67,8 @@ pub struct WaitingRoom {
 
 #[derive(Default)]
 struct Shard {
-    waiting: HashMap<RelayUuid, Waiting>,
+    // Boxed: a map has more places than legs, and moves them when it grows.
+    waiting: HashMap<RelayUuid, Box<Waiting>>,
     /// Of these a leg waits in another process, and cannot leave it.
     elsewhere: HashMap<RelayUuid, Elsewhere>,
     /// Where legs wait since another process has taken over.
@@ -176,12 +177,13 @@ impl WaitingRoom {
     ) -> Result<Match, RelayError> {
         loop {
             let mut shard = self.shard(&request.hello.uuid);
-            let Some((uuid, mut first)) = shard.waiting.remove_entry(&request.hello.uuid) else {
+            let Some((uuid, first)) = shard.waiting.remove_entry(&request.hello.uuid) else {
                 return self.park(shard, request, since);
             };
             // Not under the lock: another leg of this uuid may come in between, and is then met
             // by the next turn of the loop.
             drop(shard);
+            let mut first = *first;
             if !first.leg.is_alive() {
                 self.left(&uuid, first, "hung_up");
                 continue;
@@ -224,7 +226,7 @@ impl WaitingRoom {
         let peer = leg.peer();
         let waiting =
             Waiting { leg, target: hello.target, conn_type: hello.conn_type, grant, since, ticket };
-        if self.stays(&mut shard, &hello.uuid, waiting) {
+        if self.stays(&mut shard, &hello.uuid, Box::new(waiting)) {
             drop(shard);
             tracing::info!("New relay request {} from {peer}", hello.uuid);
         }

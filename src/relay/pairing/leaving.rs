@@ -75,7 +75,7 @@ impl WaitingRoom {
         }
         drop(shard);
         for (uuid, waiting, reason) in left {
-            self.left(&uuid, waiting, reason);
+            self.left(&uuid, *waiting, reason);
         }
     }
 
@@ -85,7 +85,7 @@ impl WaitingRoom {
             let unwanted = |waiting: &Waiting| is_unwanted(waiting.leg.peer().ip());
             let out: Vec<_> = lock(shard).waiting.extract_if(|_, one| unwanted(one)).collect();
             for (uuid, waiting) in out {
-                self.left(&uuid, waiting, "blocked");
+                self.left(&uuid, *waiting, "blocked");
             }
         }
     }
@@ -95,7 +95,7 @@ impl WaitingRoom {
         for shard in &self.shards {
             let left = std::mem::take(&mut lock(shard).waiting);
             for (uuid, waiting) in left {
-                self.left(&uuid, waiting, "draining");
+                self.left(&uuid, *waiting, "draining");
             }
         }
     }

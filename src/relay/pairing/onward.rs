@@ -59,7 +59,7 @@ impl WaitingRoom {
     }
 
     /// Puts a leg into the room, unless another process' is where it belongs; whether it stayed.
-    pub(super) fn stays(&self, shard: &mut Shard, uuid: &RelayUuid, waiting: Waiting) -> bool {
+    pub(super) fn stays(&self, shard: &mut Shard, uuid: &RelayUuid, waiting: Box<Waiting>) -> bool {
         let mut staying = waiting;
         let back = shard.elsewhere.remove(uuid).map(|leg| leg.way);
         for way in back.iter().chain(&shard.onward) {
@@ -79,14 +79,17 @@ impl WaitingRoom {
 
 impl Waiting {
     /// Sends the leg away; it comes back when it cannot leave, or nobody takes it.
-    fn leave(self, uuid: &RelayUuid, way: &Way) -> Option<Self> {
+    fn leave(self: Box<Self>, uuid: &RelayUuid, way: &Way) -> Option<Box<Self>> {
         if way.is_closed() {
             return Some(self);
         }
-        let Self { leg, target, conn_type, grant, since, ticket } = self;
+        let Self { leg, target, conn_type, grant, since, ticket } = *self;
         let leg = match leg.into_plain() {
             Ok(leg) => leg,
-            Err(leg) => return Some(Self { leg: *leg, target, conn_type, grant, since, ticket }),
+            Err(leg) => {
+                let leg = *leg;
+                return Some(Box::new(Self { leg, target, conn_type, grant, since, ticket }));
+            }
         };
         let (uuid, label) = (uuid.clone(), grant.label().map(ToOwned::to_owned));
         let (waited, place) = (since.elapsed(), Box::new(ticket));
