@@ -13,7 +13,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -72,6 +72,8 @@ pub struct Place {
     throttle: Arc<Throttle>,
     /// By the leg that each comes from.
     lanes: [LaneId; 2],
+    /// What the last turn of each has drawn for the next.
+    kept: [AtomicU64; 2],
     /// Whether anything limits it now.
     limited: AtomicBool,
     /// What it has instead of `per_relay`.
@@ -93,7 +95,7 @@ enum Own {
 /// What a direction may read in one turn.
 pub struct Turn<'a> {
     place: &'a Place,
-    lane: LaneId,
+    from: usize,
     /// Drawn and not read yet.
     left: u64,
     /// Read after a wait.
@@ -282,6 +284,7 @@ impl Allowance {
             Box::new(Place {
                 throttle: Arc::clone(throttle),
                 lanes: [state.ledger.open(), state.ledger.open()],
+                kept: Default::default(),
                 limited: AtomicBool::new(false),
                 own: Mutex::default(),
             })
@@ -292,14 +295,16 @@ impl Allowance {
 impl Place {
     /// A turn of the direction that comes from leg `from`.
     pub fn turn(&self, from: usize) -> Turn<'_> {
-        Turn { place: self, lane: self.lanes[from], left: 0, delayed: 0, waited: false }
+        let left = self.kept[from].swap(0, Ordering::Relaxed);
+        Turn { place: self, from, left, delayed: 0, waited: false }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let (now, mut state) = (Instant::now(), self.throttle.lock());
-        for lane in self.lanes {
+        for (lane, kept) in self.lanes.into_iter().zip(&mut self.kept) {
+            state.ledger.settle(lane, *kept.get_mut(), 0);
             state.ledger.close(lane, now);
         }
     }
@@ -314,7 +319,7 @@ impl Turn<'_> {
             let throttle = &self.place.throttle;
             let ledger = &mut throttle.lock().ledger;
             let nobody_waited = !ledger.wants_round();
-            match ledger.draw(self.lane, most, Instant::now(), cx.waker()) {
+            match ledger.draw(self.place.lanes[self.from], most, Instant::now(), cx.waker()) {
                 Some(Grant { bytes, waited }) => {
                     self.left = bytes;
                     self.waited = waited;
@@ -340,12 +345,10 @@ impl Turn<'_> {
         }
     }
 
-    /// Ends a turn that another follows at once: what is left is kept for it.
+    /// Ends a turn that another follows at once: what is left is kept for that one.
     pub fn go_on(mut self) {
         let left = std::mem::take(&mut self.left);
-        if left > 0 {
-            self.place.throttle.lock().ledger.keep(self.lane, left);
-        }
+        self.place.kept[self.from].store(left, Ordering::Relaxed);
     }
 }
 
@@ -353,7 +356,49 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if self.left > 0 || self.delayed > 0 {
-            self.place.throttle.lock().ledger.settle(self.lane, self.left, self.delayed);
+            let lane = self.place.lanes[self.from];
+            self.place.throttle.lock().ledger.settle(lane, self.left, self.delayed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::{metrics, relay::tests::access};
+
+    const SUBJECT: Subject<'_> =
+        Subject { addresses: [IpAddr::V4(Ipv4Addr::LOCALHOST); 2], keys: [None; 2] };
+
+    /// Relays that share so much.
+    fn sharing<const N: usize>(total: BitRate) -> (Arc<Throttle>, [Allowance; N]) {
+        let limits = BandwidthConfig { total, ..BandwidthConfig::default() };
+        let metrics = Arc::new(metrics::start().unwrap().0);
+        let throttle = Throttle::new(limits, access(), metrics);
+        let allowances = std::array::from_fn(|_| Allowance::default());
+        allowances.iter().for_each(|one| one.limit(&throttle, &SUBJECT));
+        (throttle, allowances)
+    }
+
+    #[test]
+    fn what_is_kept_for_the_next_turn_is_returned_if_that_has_nothing_to_read() {
+        let (throttle, [greedy, other]) = sharing(BitRate::from_mbit(10));
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            let mut turn = greedy.get().unwrap().turn(0);
+            let Poll::Ready(most) = turn.poll_draw(&mut cx, 1 << 20) else { break };
+            turn.read(most);
+        }
+        // Much later it gets all that the pool has by then, and needs little.
+        throttle.round(Instant::now() + Duration::from_secs(10));
+        let mut turn = greedy.get().unwrap().turn(0);
+        assert_eq!(turn.poll_draw(&mut cx, 1_000), Poll::Ready(1_000));
+        turn.read(1_000);
+        turn.go_on();
+        drop(greedy.get().unwrap().turn(0));
+        let drawn = other.get().unwrap().turn(0).poll_draw(&mut cx, 1 << 20);
+        assert!(matches!(drawn, Poll::Ready(30_000..)), "{drawn:?}");
     }
 }

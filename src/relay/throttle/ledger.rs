@@ -261,11 +261,6 @@ impl Ledger {
         self.delayed += delayed;
     }
 
-    /// Keeps for a direction what it drew and is about to use.
-    pub(super) fn keep(&mut self, id: LaneId, left: u64) {
-        self.lanes[id].granted += left;
-    }
-
     /// Whether there is to be another round: somebody waits, or the last one has to be undone.
     pub(super) fn wants_round(&self) -> bool {
         !self.queue.is_empty() || !self.dry.is_empty()
