@@ -3,6 +3,10 @@
 
 use std::{
     io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -169,21 +173,26 @@ async fn a_busy_websocket_that_is_cut_gets_whole_frames_and_a_close() {
     }
 }
 
-/// Sends and receives until a frame that is not Binary comes, which it answers with a Close.
+/// Sends and receives until a frame that is not Binary comes. Then it ends as a WebSocket must: with
+/// the frame that it is sending, the rest of which is its peer's, and a Close.
 async fn busy(leg: RawWebSocket) -> Frame {
     let stream = leg.socket.into_std().expect("a socket");
     let mut writer = stream.try_clone().expect("another handle");
     writer.set_nonblocking(false).expect("an option");
+    let is_told = Arc::new(AtomicBool::new(false));
+    let may_write = Arc::clone(&is_told);
     let writing = tokio::task::spawn_blocking(move || {
         let frame = masked(BINARY, &vec![5; 300_000]);
-        while writer.write_all(&frame).is_ok() {}
+        while !may_write.load(Ordering::Relaxed) && writer.write_all(&frame).is_ok() {}
+        // Whoever was cut off for good has nobody to tell.
+        let _ = writer.write_all(&masked(CLOSE, &1001_u16.to_be_bytes()));
     });
     let reading = tokio::task::spawn_blocking(move || {
-        let mut reader = std::io::BufReader::new(&stream);
+        let mut reader = std::io::BufReader::new(stream);
         loop {
             let Frame(first, payload) = read_frame(&mut reader);
             if first != BINARY {
-                stream.shutdown(std::net::Shutdown::Both).ok();
+                is_told.store(true, Ordering::Relaxed);
                 return Frame(first, payload);
             }
             assert!(payload == [5; 300_000]);
