@@ -21,7 +21,7 @@ use crate::{
         Secret, ShutdownConfig,
     },
     http::{BearerToken, ReloadError, Reloaded},
-    key_ring::{KeyRing, KeyRingError, Keys},
+    key_ring::{KeyRing, Keys},
     net::{
         access::Access,
         listener::{ConnectionLimit, Listener},
@@ -191,24 +191,24 @@ impl Reloader {
         Reloaded { applied, needs_restart, warnings: Vec::new() }
     }
 
-    /// Does all that can fail. Nothing has changed when it returns, and every reason is told.
+    /// Does all that can fail. Nothing has changed when it fails, and every reason is told.
     fn prepare(&self, config: Config, applied: &Config) -> Result<Prepared, Vec<String>> {
         let mut problems = Vec::new();
-        let keys = noted(self.keys(&config), &mut problems);
+        let keys = noted(Keys::read(&config, &self.dir), &mut problems);
         let token = noted(self.token(&config, applied), &mut problems);
         let certificate = self.rooms.certificates.prepare(&config.tls, &self.dir);
         let certificate = noted(certificate, &mut problems);
         let filter = noted(Filter::parse(&config.log.level), &mut problems);
-        match (keys, token, certificate, filter) {
-            (Some(keys), Some(token), Some(certificate), Some(filter)) => {
-                Ok(Prepared { config, keys, token, certificate, filter })
-            }
-            _ => Err(problems),
+        let (Some(keys), Some(token), Some(certificate), Some(filter)) =
+            (keys, token, certificate, filter)
+        else {
+            return Err(problems);
+        };
+        // At last, since it may write a new key pair.
+        match noted(keys.made(&self.dir), &mut problems) {
+            Some(keys) => Ok(Prepared { config, keys, token, certificate, filter }),
+            None => Err(problems),
         }
-    }
-
-    fn keys(&self, config: &Config) -> Result<Keys, KeyRingError> {
-        Ok(Keys::read(config, &self.dir)?.made(&self.dir)?)
     }
 
     fn token(&self, config: &Config, applied: &Config) -> Result<Token, super::TokenError> {

@@ -225,6 +225,29 @@ async fn what_cannot_be_prepared_changes_nothing_and_says_every_reason() {
 }
 
 #[tokio::test]
+async fn a_key_pair_is_made_only_by_a_reload_that_is_applied() {
+    let gateway = TestGateway::start().await;
+    let pair = gateway.dir().join("id_ed25519");
+    let answer = gateway
+        .reload_with(|c| {
+            c.key = Secret::new("_");
+            c.admin.token = Secret::default();
+            c.admin.token_file = "no-such-token".into();
+        })
+        .await;
+    assert_eq!(answer.status, 422);
+    assert!(!pair.exists());
+    let answer = gateway
+        .reload_with(|c| {
+            c.admin.token = Secret::new(TOKEN);
+            c.admin.token_file = "".into();
+        })
+        .await;
+    assert_eq!(applied(&answer), json!(["key"]));
+    assert!(pair.exists());
+}
+
+#[tokio::test]
 async fn nothing_is_reloaded_by_who_has_no_token_or_while_draining() {
     let gateway =
         TestGateway::start_with(|c| c.admin.listen = vec!["127.0.0.1:0".parse().unwrap()]).await;
