@@ -52,6 +52,11 @@ impl Client {
         }
     }
 
+    /// Whether it had to go, which is then counted.
+    pub(super) fn is_sent_away(&self) -> bool {
+        self.0.stranger.as_ref().is_some_and(|stranger| stranger.sent_away().is_some())
+    }
+
     /// Says in the last answer that it may have that the connection is then closed.
     pub(super) fn answer(&self, mut response: Response) -> Response {
         let asked = self.0.asked.load(Ordering::Relaxed);

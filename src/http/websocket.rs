@@ -5,7 +5,7 @@
 
 use axum::{
     Extension, Router,
-    body::Body,
+    body::{Body, HttpBody as _},
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_util::task::TaskTracker;
 
-use super::{Io, Problem, forwarded::Asker, problem};
+use super::{Io, Problem, client::Client, forwarded::Asker, problem};
 use crate::{
     net::{
         access::{AddressPermit, Denial},
@@ -45,15 +45,18 @@ async fn upgrade(
     State(upgrades): State<Upgrades>,
     Extension(arrival): Extension<Arrival>,
     Extension(asker): Extension<Asker>,
+    Extension(client): Extension<Client>,
     mut request: Request,
 ) -> Response {
     if !request.headers().contains_key(header::UPGRADE) {
         return without_upgrade(request).await;
     }
     let on_upgrade = hyper::upgrade::on(&mut request);
+    // A GET with a body may be HTTP; hyper gives such a connection back before its answer has gone.
+    let has_body = !request.body().is_end_stream();
     let request = request.map(|_| ());
     let response = match create_response_with_body(&request, Body::empty) {
-        Ok(response) if has_valid_key(request.headers()) => response,
+        Ok(response) if has_valid_key(request.headers()) && !has_body => response,
         _ => {
             let reason = "its WebSocket handshake is none";
             upgrades.entrance.refuse(arrival.peer, "bad_handshake", &reason);
@@ -65,7 +68,7 @@ async fn upgrade(
         Ok(place) => place,
         Err(problem) => return problem.into_response(),
     };
-    upgrades.tracker.clone().spawn(become_leg(upgrades, on_upgrade, arrival, place));
+    upgrades.tracker.clone().spawn(become_leg(upgrades, on_upgrade, client, arrival, place));
     response
 }
 
@@ -128,6 +131,7 @@ fn has_valid_key(headers: &HeaderMap) -> bool {
 async fn become_leg(
     upgrades: Upgrades,
     on_upgrade: OnUpgrade,
+    client: Client,
     arrival: Arrival,
     place: Option<AddressPermit>,
 ) {
@@ -139,6 +143,8 @@ async fn become_leg(
     let entrance = upgrades.entrance;
     let upgraded = match timeout_at(deadline, on_upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
+        // Who was sent away in between has been counted as that.
+        Ok(Err(_)) if client.is_sent_away() => return,
         Ok(Err(error)) => return entrance.refuse(arrival.peer, "io", &error),
         Err(_) => return entrance.refuse(arrival.peer, "timeout", &"its upgrade took too long"),
     };

@@ -132,7 +132,7 @@ impl Stranger {
     /// decided under one lock: nobody is displaced that was let in.
     pub fn is_let_in(&self) -> bool {
         let left = self.strangers.line().waiting.remove(&self.number);
-        left.is_some() || self.fate().is_none()
+        left.is_some() || self.sent_away().is_none()
     }
 
     /// Drives what is done for it.
@@ -143,7 +143,7 @@ impl Stranger {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| {
             self.task.register(cx.waker());
-            if let Some(why) = self.fate() {
+            if let Some(why) = self.sent_away() {
                 return Poll::Ready(Err(why));
             }
             work.as_mut().poll(cx).map(Ok)
@@ -151,21 +151,22 @@ impl Stranger {
         .await
     }
 
-    /// Ends its stay; whether its place had gone to somebody else before.
-    pub(super) fn leave(&self) -> bool {
-        let was_displaced = !self.is_let_in() && self.fate() == Some(SentAway::Displaced);
-        if was_displaced {
-            self.strangers.leaving.fetch_sub(1, Ordering::Relaxed);
-        }
-        was_displaced
-    }
-
-    fn fate(&self) -> Option<SentAway> {
+    /// Why it has to go, once it has to.
+    pub fn sent_away(&self) -> Option<SentAway> {
         match self.fate.load(Ordering::Acquire) {
             DISPLACED => Some(SentAway::Displaced),
             TURNED_OUT => Some(SentAway::TurnedOut),
             _ => None,
         }
+    }
+
+    /// Ends its stay; whether its place had gone to somebody else before.
+    pub(super) fn leave(&self) -> bool {
+        let was_displaced = !self.is_let_in() && self.sent_away() == Some(SentAway::Displaced);
+        if was_displaced {
+            self.strangers.leaving.fetch_sub(1, Ordering::Relaxed);
+        }
+        was_displaced
     }
 
     fn ip(&self) -> MutexGuard<'_, Option<IpAddr>> {

@@ -110,8 +110,8 @@ impl Entrance {
         let stream = &mut connection.socket;
         let said = self.first_message(stream, &mut head, transport, arrival).await;
         let Some(hello) = said else { return };
-        if !connection.permit.let_in() {
-            return self.displaced(arrival.peer);
+        if let Err(why) = connection.permit.let_in() {
+            return self.sent_away(arrival.peer, why);
         }
         let connection = connection.with_socket(Arriving::Watched);
         let leg = Leg { connection, transport, early: head[..].into() };
@@ -154,16 +154,19 @@ impl Entrance {
         work: impl Future<Output = ()>,
     ) {
         stranger.comes_from(peer.ip());
-        match stranger.unless_sent_away(work).await {
-            Ok(()) => {}
-            Err(SentAway::Displaced) => self.displaced(peer),
-            Err(SentAway::TurnedOut) => self.deny(peer, Denial::Blocked),
+        if let Err(why) = stranger.unless_sent_away(work).await {
+            self.sent_away(peer, why);
         }
     }
 
-    fn displaced(&self, peer: SocketAddr) {
-        let reason = "it had not said who it is, and there was no room for one more";
-        self.refuse(peer, "displaced", &reason);
+    fn sent_away(&self, peer: SocketAddr, why: SentAway) {
+        match why {
+            SentAway::Displaced => {
+                let reason = "it had not said who it is, and there was no room for one more";
+                self.refuse(peer, "displaced", &reason);
+            }
+            SentAway::TurnedOut => self.deny(peer, Denial::Blocked),
+        }
     }
 
     /// How long a connection may take to say who it is.

@@ -101,6 +101,19 @@ async fn a_handshake_that_is_none_is_told_so() {
     gateway.until_metric("relay_connections_open", 1.0).await;
 }
 
+/// Whether it is answered is up to hyper, which may be done with the connection before that.
+#[tokio::test]
+async fn an_upgrade_with_a_body_is_none() {
+    let gateway = TestGateway::start().await;
+    let request = upgrade_request("/").replace("Host: relay", "Host: relay\r\nContent-Length: 5");
+    let mut wire = Wire::connect(gateway.addr).await;
+    wire.send(request).await;
+    let answer = String::from_utf8(wire.rest().await).unwrap();
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(gateway.refusals("bad_handshake").await, 1.0);
+    assert_eq!(gateway.all_refusals().await, 1.0);
+}
+
 #[tokio::test]
 async fn without_an_upgrade_there_is_nothing_here_and_problems_are_said_in_json() {
     let gateway = TestGateway::start().await;

@@ -14,7 +14,7 @@ use crate::{
     net::{
         access::AddressPermit,
         refusals::Refusals,
-        strangers::{Stranger, Strangers},
+        strangers::{SentAway, Stranger, Strangers},
         stream::PlainStream,
     },
 };
@@ -136,13 +136,17 @@ impl ConnectionPermit {
         self.stranger.as_ref()
     }
 
-    /// It has said who it is; `false` when it had to give way before.
-    pub fn let_in(&mut self) -> bool {
-        let let_in = self.stranger.as_ref().is_none_or(|stranger| stranger.is_let_in());
-        if let_in {
-            self.stranger = None;
+    /// It has said who it is.
+    ///
+    /// # Errors
+    /// When it had to go before.
+    pub fn let_in(&mut self) -> Result<(), SentAway> {
+        let sent_away = self.stranger.as_ref().filter(|stranger| !stranger.is_let_in());
+        if let Some(why) = sent_away.and_then(|stranger| stranger.sent_away()) {
+            return Err(why);
         }
-        let_in
+        self.stranger = None;
+        Ok(())
     }
 }
 
