@@ -18,7 +18,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustls::crypto::CryptoProvider;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -47,13 +46,16 @@ const LAST_RETRY: Duration = Duration::from_secs(6 * 3600);
 /// How often the clock is looked at: it may be set, or the machine have slept.
 const TICK: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a certificate is wanted again.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Fetches the certificate for the configured domains, and has it shown.
 pub struct Acme {
     config: AcmeConfig,
     authority: Authority,
     cache: Arc<Cache>,
     shown: Arc<Shown>,
-    provider: Arc<CryptoProvider>,
+    terminator: Arc<TlsTerminator>,
     metrics: Arc<Metrics>,
 }
 
@@ -111,7 +113,7 @@ impl Acme {
     pub fn new(
         config: &AcmeConfig,
         dir: &Path,
-        terminator: &TlsTerminator,
+        terminator: &Arc<TlsTerminator>,
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, AcmeSetupError> {
         if !config.is_on() {
@@ -120,17 +122,17 @@ impl Acme {
         let path = dir.join(&config.cache_dir);
         let cache =
             Cache::open(path.clone()).map_err(|source| AcmeSetupError::Cache { path, source })?;
-        let provider = Arc::clone(terminator.provider());
-        let authority = Authority::new(&dir.join(&config.directory_ca), config, &provider)?;
+        let roots = dir.join(&config.directory_ca);
+        let authority = Authority::new(&roots, config, terminator.provider())?;
         let shown = Arc::<Shown>::default();
         // From the start: the authority wants to see its proofs before there is a certificate.
-        terminator.present(Some(terminator.prepare(Arc::clone(&shown) as _, &[ALPN])?));
+        terminator.present_otherwise(terminator.prepare(Arc::clone(&shown) as _, &[ALPN])?);
         Ok(Some(Self {
             config: config.clone(),
             authority,
             cache: Arc::new(cache),
             shown,
-            provider,
+            terminator: Arc::clone(terminator),
             metrics: Arc::clone(metrics),
         }))
     }
@@ -152,10 +154,22 @@ impl Acme {
             self.wait_until(due).await;
             match timeout(PATIENCE, self.renew()).await.unwrap_or(Err(AcmeError::TooLong)) {
                 Ok(certificate) => {
-                    failures = 0;
                     self.metrics.tls.acme_ordered(true);
                     tracing::info!(until = %certificate.not_after, "a new certificate by ACME");
                     due = self.show(certificate);
+                    let now = Timestamp::now();
+                    if due > now {
+                        failures = 0;
+                        continue;
+                    }
+                    // Ordered anew at once it would be no better, and soon there were none at all.
+                    let wait = retry_after(failures);
+                    failures += 1;
+                    due = now + wait;
+                    tracing::error!(
+                        retry_s = wait.as_secs(),
+                        "the new certificate is due to be renewed already: is this machine's clock right?"
+                    );
                 }
                 Err(error) => {
                     let wait = retry_after(failures);
@@ -179,7 +193,7 @@ impl Acme {
         let kept = blocking(move || cache.certificate(&config)).await;
         let certificate = match kept {
             Ok(None) => return Timestamp::now(),
-            Ok(Some(kept)) => kept.parse(&self.provider).map_err(AcmeError::from),
+            Ok(Some(kept)) => kept.parse(self.terminator.provider()).map_err(AcmeError::from),
             Err(error) => Err(error.into()),
         };
         match certificate {
@@ -199,9 +213,9 @@ impl Acme {
     /// Orders a certificate, and keeps it.
     async fn renew(&self) -> Result<Certificate, AcmeError> {
         let account = self.authority.account(&self.config, &self.cache).await?;
-        let issued =
-            order::certificate(&account, &self.config, &self.shown, &self.provider).await?;
-        let certificate = issued.parse(&self.provider)?;
+        let provider = self.terminator.provider();
+        let issued = order::certificate(&account, &self.config, &self.shown, provider).await?;
+        let certificate = issued.parse(provider)?;
         let cache = Arc::clone(&self.cache);
         if let Err(error) = blocking(move || cache.keep_certificate(&issued)).await {
             // It is good all the same; but the next start will order another.
@@ -219,6 +233,11 @@ impl Acme {
 
     async fn wait_until(&self, due: Timestamp) {
         loop {
+            if !self.terminator.stands_in() {
+                // A reload has set tls.cert: the authority would see no proof.
+                sleep(LOOK).await;
+                continue;
+            }
             if let Some(not_after) = self.shown.not_after() {
                 let left = not_after.as_second() - Timestamp::now().as_second();
                 self.metrics.tls.certificate_expiry.set(left as f64);

@@ -200,7 +200,7 @@ impl Metrics {
                 "relay_connections_total",
                 "protocol",
                 &PROTOCOLS,
-                "Connections by what their first bytes were",
+                "Connections by what their first bytes were; what is said in TLS counts as tls alone",
             ),
             rejected: counters(
                 "relay_rejected_total",

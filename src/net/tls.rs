@@ -8,7 +8,11 @@ pub mod files;
 mod scratch;
 mod session;
 
-use std::{future::poll_fn, io, sync::Arc};
+use std::{
+    future::poll_fn,
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwapOption;
 use rustls::{
@@ -28,6 +32,8 @@ const HTTP_1: &[u8] = b"http/1.1";
 /// Ends the TLS of those who come with it, once there is a certificate to show.
 pub struct TlsTerminator {
     shown: ArcSwapOption<ServerConfig>,
+    /// What is shown where nothing else is presented.
+    stand_in: OnceLock<Arc<ServerConfig>>,
     provider: Arc<CryptoProvider>,
     /// Its keys change every six hours, and outlive every certificate.
     tickets: Arc<dyn ProducesTickets>,
@@ -81,6 +87,7 @@ impl TlsTerminator {
     pub fn new() -> Result<Arc<Self>, TlsSetupError> {
         Ok(Arc::new(Self {
             shown: ArcSwapOption::empty(),
+            stand_in: OnceLock::new(),
             // Named: with two providers in the program rustls would choose none.
             provider: Arc::new(aws_lc_rs::default_provider()),
             tickets: aws_lc_rs::Ticketer::new()?,
@@ -114,9 +121,23 @@ impl TlsTerminator {
         Ok(Presentable(Arc::new(config)))
     }
 
-    /// From now on shows this; without any, TLS is off. Sessions that there are go on.
+    /// From now on shows this; without any, what stands in for it, or TLS is off. Sessions that
+    /// there are go on.
     pub fn present(&self, certificates: Option<Presentable>) {
-        self.shown.store(certificates.map(|Presentable(config)| config));
+        let certificates = certificates.map(|Presentable(config)| config);
+        self.shown.store(certificates.or_else(|| self.stand_in.get().cloned()));
+    }
+
+    /// Shows this from now on, and whenever nothing else is presented. Only the first call counts.
+    pub fn present_otherwise(&self, Presentable(config): Presentable) {
+        let stand_in = self.stand_in.get_or_init(|| config);
+        self.shown.store(Some(Arc::clone(stand_in)));
+    }
+
+    /// Whether it is what stands in that is shown.
+    pub fn stands_in(&self) -> bool {
+        let shown = self.shown.load();
+        self.stand_in.get().zip(shown.as_ref()).is_some_and(|(own, shown)| Arc::ptr_eq(own, shown))
     }
 
     /// Whether there is a certificate to show.

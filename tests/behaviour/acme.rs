@@ -271,6 +271,40 @@ async fn the_old_certificate_is_shown_while_there_is_no_new_one() {
     serves_plain(&relay).await;
 }
 
+/// The reload says that tls.acme waits for a restart: until then it stands in for tls.cert.
+#[tokio::test]
+async fn a_certificate_of_files_takes_the_place_of_one_by_acme_and_gives_it_back() {
+    let home = Home::new();
+    let Some(authority) = Authority::start(6, home.listen).await else { return };
+    let relay = home.relay_of(&authority).await;
+    relay.line("a new certificate by ACME").await;
+    let issued = tokio::time::Instant::now();
+    let identity = crate::tls::Identity::new();
+    identity.write(relay.gateway.dir());
+    let config = relay.gateway.dir().join("config.toml");
+    let by_acme = fs::read_to_string(&config).expect("a file");
+    fs::write(&config, "[tls]\ncert = 'cert.pem'\nkey = 'key.pem'\n").expect("a file");
+    relay.signal(Signal::HUP);
+    crate::support::eventually("that of the files is shown, and counted down", async || {
+        handshake(&relay, identity.client()).await.is_ok()
+            && relay.gateway.metric("relay_tls_certificate_expiry_seconds").await > 1e6
+    })
+    .await;
+    // Another is due, and its time is over: no order is begun, which would fail.
+    tokio::time::sleep_until(issued + std::time::Duration::from_secs(8)).await;
+    assert!(relay.gateway.metric("relay_tls_certificate_expiry_seconds").await > 1e6);
+    let orders = authority.orders();
+    fs::write(&config, by_acme).expect("a file");
+    relay.signal(Signal::HUP);
+    let client = authority.client().await;
+    crate::support::eventually("one by ACME is shown again", async || {
+        handshake(&relay, client.clone()).await.is_ok()
+    })
+    .await;
+    assert!(authority.orders() > orders);
+    assert_eq!(relay.gateway.metric("relay_acme_orders_total{outcome=\"failed\"}").await, 0.0);
+}
+
 #[tokio::test]
 async fn what_was_kept_for_another_name_or_is_broken_is_ordered_anew() {
     let home = Home::new();

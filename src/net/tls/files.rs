@@ -90,12 +90,12 @@ impl CertificateFiles {
         self.ready(paths, contents, certificate).map(Some).map_err(TlsError::from)
     }
 
-    /// Shows what was prepared; without any, TLS is off.
+    /// Shows what was prepared; without any, what stands in for it, or TLS is off.
     pub fn apply(&self, prepared: Option<Prepared>) {
         let (watched, presentable) =
             prepared.map(|prepared| (prepared.watched, prepared.presentable)).unzip();
         if watched.is_none() && self.lock().is_none() {
-            // It may be somebody else's that is shown.
+            // Nothing changes.
             return;
         }
         let changed = match (&*self.lock(), &watched) {
@@ -172,7 +172,12 @@ impl CertificateFiles {
     }
 
     fn count_down(&self) {
-        let left = self.lock().as_ref().map_or(0, |watched| seconds_left(watched.not_after));
+        let left = match &*self.lock() {
+            Some(watched) => seconds_left(watched.not_after),
+            // Whose certificate it is that stands in counts down itself.
+            None if self.terminator.is_on() => return,
+            None => 0,
+        };
         self.metrics.tls.certificate_expiry.set(left as f64);
     }
 
