@@ -222,6 +222,12 @@ async fn no_key_and_no_token_is_ever_in_a_log() {
         is_refused(&process.gateway, Tcp, &opening(Tcp, &hello)).await;
         let admin = format!("Authorization: Bearer {}\r\n", keys.wrong);
         assert_eq!(http(process.gateway.addr, "GET", "/api/v1/stats", &admin).await.status, 401);
+        // The key in the place of its label.
+        let encoded = keys.ours.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+        let admin = format!("Authorization: Bearer {TOKEN}\r\n");
+        let path = format!("/api/v1/relays?key={encoded}");
+        let closed = http(process.gateway.addr, "DELETE", &path, &admin).await;
+        assert_eq!((closed.status, &closed.json()["closed"]), (200, &serde_json::json!(0)));
         session(&process, &keys.ours).await;
         process.signal(rustix::process::Signal::TERM);
         process.line("stopped").await;
