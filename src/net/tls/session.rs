@@ -648,6 +648,52 @@ mod tests {
             prop_assert_eq!(pair.kept(), 0);
         }
 
+        /// Bytes changed, and records of any kind and size put in between.
+        #[test]
+        fn a_handshake_that_is_none_is_a_fault_and_never_a_panic(
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            between in prop::collection::vec((0x14..0x19_u8, prop::collection::vec(any::<u8>(), 0..40)), 0..4),
+            most in prop_oneof![1..40_usize, Just(usize::MAX)],
+        ) {
+            let (server, _) = server();
+            let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut hello = Vec::new();
+            ClientConnection::new(Arc::new(client), name).unwrap().write_tls(&mut hello).unwrap();
+            let mut message = hello.split_off(5);
+            for (at, byte) in flips {
+                *at.get_mut(&mut message) = byte;
+            }
+            let mut ends: Vec<_> = cuts.iter().map(|cut| cut.index(message.len())).collect();
+            ends.push(message.len());
+            ends.sort_unstable();
+            let mut wire = Wire { most, room: usize::MAX, ..Wire::default() };
+            let (mut from, mut between) = (0, between.into_iter());
+            for end in ends {
+                let inner = [(0x16, message[from..end].to_vec())].into_iter().chain(between.next());
+                for (kind, bytes) in inner {
+                    let len = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+                    wire.up.extend_from_slice(&[kind, 3, 1, len[0], len[1]]);
+                    wire.up.extend_from_slice(&bytes);
+                }
+                from = end;
+            }
+            let mut session = Session::new(server).unwrap();
+            let begun = wire.up.split_off(wire.up.len().min(9));
+            session.begin(&std::mem::replace(&mut wire.up, begun));
+            while session.fault.is_none() && session.poll_progress(&mut wire).is_ready() {
+                prop_assert!(session.is_handshaking());
+                prop_assert!(session.partial.capacity() <= RECORD);
+            }
+            session.close();
+            prop_assert!(session.poll_flush(&mut wire).is_ready());
+        }
+
         #[test]
         fn garbage_is_a_fault_and_never_a_panic(
             tls12: bool,
