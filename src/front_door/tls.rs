@@ -92,7 +92,7 @@ impl Hint {
     fn is_due(&self, now: Instant) -> bool {
         let now = 1 + (now - self.since).as_secs();
         let last = self.last.load(Ordering::Relaxed);
-        let due = last == 0 || now - last >= HINT_EVERY.as_secs();
+        let due = last == 0 || now.saturating_sub(last) >= HINT_EVERY.as_secs();
         // Of several at once one says it.
         due && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -110,5 +110,7 @@ mod tests {
         assert!(!hint.is_due(at(599)));
         assert!(hint.is_due(at(600)));
         assert!(!hint.is_due(at(600)));
+        // Another thread looked at the clock before, and comes later.
+        assert!(!hint.is_due(at(599)));
     }
 }
