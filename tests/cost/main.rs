@@ -93,7 +93,7 @@ fn system_calls_of_a_mebibyte_between_websockets() {
 
 #[test]
 fn instructions_of_a_pair() {
-    instructions("a pair", Load::Pairs, [50, 250], [80_000.0, 26.0]);
+    instructions("a pair", Load::Pairs, [100, 1_100], [80_000.0, 26.0]);
 }
 
 #[test]
