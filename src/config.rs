@@ -8,6 +8,7 @@ mod acme;
 mod admin;
 mod bandwidth;
 mod change;
+mod cluster;
 mod command_line;
 mod describe;
 mod dotenv;
@@ -45,6 +46,7 @@ pub use self::{
     admin::AdminConfig,
     bandwidth::BandwidthConfig,
     change::{Changes, Effect, effect_of},
+    cluster::{ClusterConfig, ClusterTlsConfig},
     command_line::Overrides,
     front_door::FrontDoorConfig,
     keys::{DEFAULT_LABEL, KeyConfig},
@@ -99,6 +101,8 @@ pub struct Config {
     pub bandwidth: BandwidthConfig,
     /// The admin API and metrics.
     pub admin: AdminConfig,
+    /// The other nodes.
+    pub cluster: ClusterConfig,
     /// Logging.
     pub log: LogConfig,
     /// Which threads there are.
@@ -128,6 +132,7 @@ impl Default for Config {
             bandwidth: BandwidthConfig::default(),
             threads: ThreadsConfig::default(),
             admin: AdminConfig::default(),
+            cluster: ClusterConfig::default(),
             log: LogConfig::default(),
             shutdown: ShutdownConfig::default(),
         }
@@ -155,6 +160,12 @@ impl Config {
         self.bandwidth.validate(rules);
         self.threads.validate(rules);
         self.admin.validate(rules);
+        self.cluster.validate(rules);
+        if self.cluster.is_on() {
+            let cluster = ("cluster.listen", &*self.cluster.listen);
+            rules.apart_from(cluster, ("listen", &self.listen));
+            rules.apart_from(cluster, ("admin.listen", &self.admin.listen));
+        }
         self.log.validate(rules);
         self.shutdown.validate(rules);
     }

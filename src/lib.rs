@@ -4,6 +4,7 @@
 
 pub mod acme;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod front_door;
 pub mod gateway;

@@ -10,6 +10,7 @@ pub mod plane;
 pub mod record;
 pub mod registry;
 pub mod request;
+pub mod route;
 pub mod splice;
 pub mod throttle;
 

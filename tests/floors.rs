@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Every room, with its floor: a file of `src` without its ending, and the folder of that name.
-const ROOMS: [(u8, &str); 29] = [
+const ROOMS: [(u8, &str); 31] = [
     (0, "wire"),
     (0, "key"),
     (1, "config"),
@@ -22,6 +22,7 @@ const ROOMS: [(u8, &str); 29] = [
     (3, "acme"),
     (3, "relay/request"),
     (3, "relay/throttle"),
+    (3, "relay/route"),
     (4, "relay/registry"),
     (4, "relay/plane"),
     (4, "relay/passage"),
@@ -32,6 +33,7 @@ const ROOMS: [(u8, &str); 29] = [
     (5, "relay/splice"),
     (6, "relay"),
     (7, "relay/entrance"),
+    (7, "cluster"),
     (8, "http"),
     (9, "front_door"),
     (10, "gateway"),
