@@ -8,6 +8,7 @@ mod autobahn;
 mod bandwidth;
 mod bulk;
 mod by_hand;
+mod cluster;
 mod descriptors;
 mod drain;
 mod early_bytes;
