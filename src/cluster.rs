@@ -4,3 +4,4 @@
 //! The relay knows nothing of this but the trait that `relay/route.rs` declares.
 
 pub mod directory;
+pub mod router;

@@ -3,6 +3,7 @@
 //! Each gateway has a recorder of its own rather than the process's global one, so that several
 //! can run in one process, and every series exists from the start, at zero.
 
+mod cluster;
 mod keys;
 mod tls;
 
@@ -10,7 +11,7 @@ use metrics::{Counter, Gauge, Histogram, Unit, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 use metrics_process::Collector;
 
-pub use self::{keys::KeyFigures, tls::Tls};
+pub use self::{cluster::Cluster, keys::KeyFigures, tls::Tls};
 use crate::{key::KeyFault, wire::Transport};
 
 /// Why a connection or a leg is refused, apart from wrong keys.
@@ -107,6 +108,8 @@ pub struct Metrics {
     pub wait: Histogram,
     /// TLS, and the certificate for it.
     pub tls: Tls,
+    /// More than one node.
+    pub cluster: Cluster,
     duration: Histogram,
     connections: Labelled<Counter>,
     rejected: Labelled<Counter>,
@@ -195,6 +198,7 @@ impl Metrics {
             ),
             wait: seconds("relay_wait_seconds", "How long the first leg of a pair had waited"),
             tls: Tls::register(),
+            cluster: Cluster::register(),
             duration: seconds("relay_duration_seconds", "How long relays lasted, from pairing on"),
             connections: counters(
                 "relay_connections_total",
