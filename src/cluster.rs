@@ -4,4 +4,5 @@
 //! The relay knows nothing of this but the trait that `relay/route.rs` declares.
 
 pub mod directory;
+pub mod link;
 pub mod router;

@@ -4,6 +4,8 @@
 //! A relay's way from accept to its end knows only these. What a plain stream does is what its
 //! socket does; of TLS everything is `tls`' own, and here it is tied to a socket.
 
+mod socket;
+
 use std::{
     io::{self, IoSlice},
     net::Shutdown,
@@ -17,7 +19,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::tls::{Session, Socket};
+use self::socket::{Unwatched, Watched};
+use super::tls::Session;
 
 /// A socket that no runtime knows: it costs a descriptor, and calls on it do not wait.
 pub type PlainStream = std::net::TcpStream;
@@ -140,6 +143,11 @@ impl Stream {
     /// When the system refuses.
     pub fn plain(socket: PlainStream) -> io::Result<Self> {
         TcpStream::from_std(socket).map(Over::Plain).map(Self)
+    }
+
+    /// A plain socket that is on this thread's runtime already.
+    pub const fn connected(socket: TcpStream) -> Self {
+        Self(Over::Plain(socket))
     }
 
     /// The stream within TLS.
@@ -349,50 +357,5 @@ impl AsyncWrite for Stream {
             Over::Plain(socket) => Poll::Ready(socket.handle().shutdown(Shutdown::Write)),
             Over::Tls(tls) => tls.watched(cx, |session, socket| session.poll_shutdown(socket)),
         }
-    }
-}
-
-/// A socket on the runtime, which wakes the task once it is ready.
-struct Watched<'a, 'b> {
-    socket: &'a mut TcpStream,
-    cx: &'a mut Context<'b>,
-}
-
-impl Socket for Watched<'_, '_> {
-    fn poll_read(&mut self, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(into);
-        Pin::new(&mut *self.socket).poll_read(self.cx, &mut buf).map_ok(|()| buf.filled().len())
-    }
-
-    fn poll_write(&mut self, from: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.socket).poll_write(self.cx, from)
-    }
-
-    fn shut_down(&mut self) -> io::Result<()> {
-        SockRef::from(&*self.socket).shutdown(Shutdown::Write)
-    }
-}
-
-/// A socket as it is now; nobody is woken.
-struct Unwatched<'a>(SockRef<'a>);
-
-impl Socket for Unwatched<'_> {
-    fn poll_read(&mut self, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        now(io::Read::read(&mut &*self.0, into))
-    }
-
-    fn poll_write(&mut self, from: &[u8]) -> Poll<io::Result<usize>> {
-        now(self.0.send(from))
-    }
-
-    fn shut_down(&mut self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
-    }
-}
-
-fn now(done: io::Result<usize>) -> Poll<io::Result<usize>> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-        done => Poll::Ready(done),
     }
 }
