@@ -100,6 +100,25 @@ impl Met {
     }
 }
 
+/// Whom the room tells of each leg that begins to wait. It is there before the router is.
+pub struct Intake {
+    queue: mpsc::Sender<(Waits, Instant)>,
+    look: Arc<Notify>,
+}
+
+/// What has come in, for the router.
+pub struct Come {
+    queue: mpsc::Receiver<(Waits, Instant)>,
+    look: Arc<Notify>,
+}
+
+/// The two ends of one.
+pub fn intake() -> (Arc<Intake>, Come) {
+    let (queue, come) = mpsc::channel(QUEUE);
+    let look = Arc::<Notify>::default();
+    (Arc::new(Intake { queue, look: Arc::clone(&look) }), Come { queue: come, look })
+}
+
 /// The router of one node.
 pub struct Router<D, P, R> {
     me: Arc<Node>,
@@ -108,9 +127,8 @@ pub struct Router<D, P, R> {
     room: R,
     metrics: Arc<Metrics>,
     known: Arc<Known>,
-    queue: mpsc::Sender<(Waits, Instant)>,
     /// Set when the room has to be looked through.
-    look: Notify,
+    look: Arc<Notify>,
     /// The same, and at once.
     look_now: Notify,
     /// How often the directory has forgotten.
@@ -130,8 +148,10 @@ pub struct Drive<D, P, R> {
 }
 
 impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
-    /// The router of the node `me`, and what drives it. Its tasks are on `tasks`.
+    /// The router of the node `me`, for what comes in by an [`intake`], and what drives it. Its
+    /// tasks are on `tasks`.
     pub fn new(
+        come: Come,
         me: Arc<Node>,
         directory: D,
         peers: P,
@@ -139,7 +159,7 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> (Arc<Self>, Drive<D, P, R>) {
-        let (queue, come) = mpsc::channel(QUEUE);
+        let Come { queue, look } = come;
         let (releases, to_release) = mpsc::channel(RELEASES);
         let router = Arc::new(Self {
             me,
@@ -148,8 +168,7 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
             room,
             metrics,
             known: Known::new(releases),
-            queue,
-            look: Notify::new(),
+            look,
             look_now: Notify::new(),
             generation: AtomicU64::new(0),
             faults: AtomicU64::new(0),
@@ -157,7 +176,7 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
             meetings: Semaphore::new(MEETINGS),
             tasks,
         });
-        let drive = Drive { router: Arc::clone(&router), queue: come, releases: to_release };
+        let drive = Drive { router: Arc::clone(&router), queue, releases: to_release };
         (router, drive)
     }
 
@@ -169,6 +188,14 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
     /// Whether it knows of none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Takes a leg up once there is room for its claim.
+    async fn take_up_in_turn(self: &Arc<Self>, leg: &Waits, until: Instant) {
+        // Never closed.
+        if let Ok(permit) = Arc::clone(&self.claims).acquire_owned().await {
+            self.take_up(leg, until, permit);
+        }
     }
 
     /// Takes a leg up by a task of its own, unless somebody has.
@@ -272,13 +299,13 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
         is_well()
     }
 
-    fn hear(self: &Arc<Self>, event: Event) {
+    async fn hear(self: &Arc<Self>, event: Event) {
         match event {
             Event::Lost(uuid) => {
                 let Some(leg) = self.room.find(&uuid) else { return };
                 tracing::debug!(%uuid, "another node has taken over the name of a leg");
                 if self.known.loses(leg.id) {
-                    self.waits(leg);
+                    self.take_up_in_turn(&leg, Instant::now() + leg.remaining).await;
                 }
             }
             Event::Forgotten => {
@@ -304,7 +331,7 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
     }
 }
 
-impl<D: Directory, P: Peers, R: Room> Route for Router<D, P, R> {
+impl Route for Intake {
     fn waits(&self, leg: Waits) {
         let until = Instant::now() + leg.remaining;
         if self.queue.try_send((leg, until)).is_err() {
@@ -320,14 +347,13 @@ impl<D: Directory, P: Peers, R: Room> Drive<D, P, R> {
         let Self { router, mut queue, mut releases } = self;
         let claiming = async {
             while let Some((leg, until)) = queue.recv().await {
-                let Ok(permit) = Arc::clone(&router.claims).acquire_owned().await else { return };
-                router.take_up(&leg, until, permit);
+                router.take_up_in_turn(&leg, until).await;
             }
         };
         let hearing = async {
             let mut events = events;
             while let Some(event) = events.recv().await {
-                router.hear(event);
+                router.hear(event).await;
             }
         };
         let releases = futures_util::stream::poll_fn(move |cx| releases.poll_recv(cx));
@@ -492,7 +518,7 @@ mod tests {
     struct Cluster {
         world: Arc<World>,
         directory: Remote,
-        nodes: Vec<(Arc<Seats>, Arc<Simulated>)>,
+        nodes: Vec<(Arc<Seats>, Arc<Intake>, Arc<Simulated>)>,
     }
 
     impl Cluster {
@@ -512,7 +538,9 @@ mod tests {
                     }
                 });
                 let peers = Neighbours { me, world: Arc::clone(&world) };
+                let (intake, come) = intake();
                 let (router, drive) = Router::new(
+                    come,
                     Arc::new(node),
                     directory.clone(),
                     peers,
@@ -521,16 +549,16 @@ mod tests {
                     TaskTracker::new(),
                 );
                 tokio::spawn(drive.run(heard));
-                (seats, router)
+                (seats, intake, router)
             });
             let nodes = nodes.collect();
             Self { nodes, world, directory }
         }
 
         fn arrive(&self, node: usize, uuid: &RelayUuid) {
-            let (seats, router) = &self.nodes[node];
+            let (seats, intake, _) = &self.nodes[node];
             if let Some(leg) = seats.arrive(uuid) {
-                router.waits(leg);
+                intake.waits(leg);
             }
         }
 
@@ -544,11 +572,11 @@ mod tests {
         }
 
         fn waiting(&self) -> usize {
-            self.nodes.iter().map(|(seats, _)| seats.waiting.lock().unwrap().len()).sum()
+            self.nodes.iter().map(|(seats, ..)| seats.waiting.lock().unwrap().len()).sum()
         }
 
         fn is_forgotten(&self) -> bool {
-            self.directory.0.is_empty() && self.nodes.iter().all(|(_, router)| router.is_empty())
+            self.directory.0.is_empty() && self.nodes.iter().all(|(.., router)| router.is_empty())
         }
     }
 
