@@ -13,6 +13,7 @@ mod descriptors;
 mod drain;
 mod early_bytes;
 mod endings;
+mod far;
 mod faults;
 mod forwarded;
 mod front_door;
@@ -45,3 +46,6 @@ mod upgrade;
 mod vanishing;
 mod vectors;
 mod websocket_frames;
+
+/// Whether legs land on two nodes.
+const ACROSS: bool = false;

@@ -81,7 +81,10 @@ pub(crate) fn reset(socket: TcpStream) {
 impl RawWebSocket {
     /// Upgraded, and nothing said.
     pub(crate) async fn connect(gateway: &TestGateway) -> Self {
-        let mut socket = gateway.connect().await;
+        Self::over(gateway.connect().await).await
+    }
+
+    async fn over(mut socket: TcpStream) -> Self {
         socket.write_all(UPGRADE.as_bytes()).await.expect("the gateway reads");
         let mut raw = Self { socket };
         raw.upgraded().await;
@@ -90,7 +93,7 @@ impl RawWebSocket {
 
     /// A leg that names `uuid`.
     pub(crate) async fn leg(gateway: &TestGateway, uuid: &str) -> Self {
-        let mut raw = Self::connect(gateway).await;
+        let mut raw = Self::over(gateway.connect_for(Some(uuid)).await).await;
         raw.write(&hello(uuid)).await;
         raw
     }

@@ -28,6 +28,8 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, error::ProtocolError},
 };
 
+use crate::far::Far;
+
 /// Longer than anything here takes, shorter than a person's patience.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,6 +44,8 @@ pub(crate) struct TestGateway {
     /// What a reload reads.
     config: Arc<Mutex<Config>>,
     dir: tempfile::TempDir,
+    /// The other node, where there are two.
+    pub(crate) far: Option<Box<Far>>,
 }
 
 /// A client's end of a leg.
@@ -77,6 +81,17 @@ impl TestGateway {
         };
         config.admin.token = Secret::new(TOKEN);
         change(&mut config);
+        let far = Far::start(&mut config).await;
+        let (mut gateway, came) = Self::run(config, come).await;
+        gateway.far = far;
+        (gateway, came)
+    }
+
+    /// One that runs, of this configuration.
+    pub(crate) async fn run<T>(
+        config: Config,
+        come: impl AsyncFnOnce(SocketAddr) -> T,
+    ) -> (Self, T) {
         let dir = tempfile::tempdir().expect("a directory");
         let written = Arc::new(Mutex::new(config.clone()));
         let gateway = Gateway::bind(config, dir.path()).expect("the gateway starts");
@@ -90,7 +105,7 @@ impl TestGateway {
         });
         let came = come(addr).await;
         let running = tokio::spawn(gateway.run());
-        (Self { addr, admin_addr, shutdown, running, config, dir }, came)
+        (Self { addr, admin_addr, shutdown, running, config, dir, far: None }, came)
     }
 
     /// A gateway that runs elsewhere, in `dir`: to be talked to like one that runs here.
@@ -101,14 +116,25 @@ impl TestGateway {
     ) -> Self {
         let running = tokio::spawn(async {});
         let (shutdown, config) = (Shutdown::default(), Arc::default());
-        Self { addr, admin_addr, shutdown, running, config, dir }
+        Self { addr, admin_addr, shutdown, running, config, dir, far: None }
     }
 
     /// Changes the configuration of a gateway that runs here, and has it reloaded. The token
     /// with which it is asked stays the one that it was.
     pub(crate) async fn reload_with(&self, change: impl FnOnce(&mut Config)) -> Answer {
         change(&mut self.config.lock().expect("no panic"));
+        if let Some(far) = &self.far {
+            let changed = self.config.lock().expect("no panic").clone();
+            far.gateway.set(changed);
+            Box::pin(far.gateway.post("/api/v1/reload")).await;
+        }
         self.post("/api/v1/reload").await
+    }
+
+    /// What it reads next, but for what makes it a node.
+    fn set(&self, changed: Config) {
+        let mut config = self.config.lock().expect("no panic");
+        *config = Config { cluster: config.cluster.clone(), ..changed };
     }
 
     /// Asks for something to be done, with the token.
@@ -123,37 +149,30 @@ impl TestGateway {
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
-        let socket = TcpStream::connect(self.addr).await.expect("the gateway accepts");
+        self.connect_for(None).await
+    }
+
+    /// The connection of a leg that will name this uuid.
+    pub(crate) async fn connect_for(&self, uuid: Option<&str>) -> TcpStream {
+        let addr = self.landing(uuid).await;
+        let socket = TcpStream::connect(addr).await.expect("the gateway accepts");
         socket.set_nodelay(true).expect("an option");
         socket
     }
 
     /// A leg that names `uuid`, without a key.
     pub(crate) async fn leg(&self, transport: Transport, uuid: &str) -> Client {
-        self.leg_with(transport, &request_relay(uuid, "", "", ConnType::Default)).await
+        let hello = request_relay(uuid, "", "", ConnType::Default);
+        Client::greeting(self.connect_for(Some(uuid)).await, transport, &hello).await
     }
 
     /// A leg whose first message is `payload`.
     pub(crate) async fn leg_with(&self, transport: Transport, payload: &[u8]) -> Client {
-        match transport {
-            Transport::Tcp => {
-                let mut socket = self.connect().await;
-                let frame = frame::encode(payload).expect("a frame");
-                socket.write_all(&frame).await.expect("the gateway reads");
-                Client::Tcp(socket)
-            }
-            Transport::WebSocket => {
-                let mut socket = self.websocket("/").await;
-                socket.send(Message::binary(payload.to_vec())).await.expect("the gateway reads");
-                Client::WebSocket(Box::new(socket))
-            }
-        }
+        Client::greeting(self.connect().await, transport, payload).await
     }
 
     pub(crate) async fn websocket(&self, path: &str) -> WebSocketStream<TcpStream> {
-        let url = format!("ws://{}{path}", self.addr);
-        let connected = client_async(url, self.connect().await).await;
-        connected.expect("the gateway upgrades").0
+        upgrade(self.connect().await, path).await
     }
 
     /// Two legs that are paired: the one that waited, and the one that came.
@@ -171,6 +190,9 @@ impl TestGateway {
             self.get("/api/v1/waiting?limit=1000").await.body.contains(uuid)
         })
         .await;
+        if let Some(far) = &self.far {
+            far.redis.until_claimed("near", uuid).await;
+        }
     }
 
     pub(crate) async fn until_active(&self, uuid: &str) {
@@ -186,11 +208,23 @@ impl TestGateway {
     }
 
     pub(crate) async fn request(&self, method: &str, path: &str, headers: &str) -> Answer {
-        http(self.admin_addr, method, path, headers).await
+        let answer = http(self.admin_addr, method, path, headers).await;
+        if answer.status != 404 {
+            return answer;
+        }
+        self.asked_there(method, path, headers).await.unwrap_or(answer)
     }
 
-    /// The value of one series, named as in the text format.
+    /// The value of one series, named as in the text format; of two nodes the sum.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let here = self.metric_here(series).await;
+        let Some(far) = &self.far else { return here };
+        // Whoever asks is a connection at each.
+        let twice = if series == "relay_connections_open" { 1.0 } else { 0.0 };
+        here + far.gateway.metric_here(series).await - twice
+    }
+
+    async fn metric_here(&self, series: &str) -> f64 {
         let text = self.get("/metrics").await.body;
         let line = text
             .lines()
@@ -214,6 +248,22 @@ impl Drop for TestGateway {
 }
 
 impl Client {
+    /// A leg whose first message is `payload`.
+    async fn greeting(mut socket: TcpStream, transport: Transport, payload: &[u8]) -> Self {
+        match transport {
+            Transport::Tcp => {
+                let frame = frame::encode(payload).expect("a frame");
+                socket.write_all(&frame).await.expect("the gateway reads");
+                Self::Tcp(socket)
+            }
+            Transport::WebSocket => {
+                let mut socket = upgrade(socket, "/").await;
+                socket.send(Message::binary(payload.to_vec())).await.expect("the gateway reads");
+                Self::WebSocket(Box::new(socket))
+            }
+        }
+    }
+
     /// Sends a message: a frame on TCP, Binary on a WebSocket.
     pub(crate) async fn send(&mut self, message: &[u8]) {
         let sent = async {
@@ -282,6 +332,12 @@ impl Answer {
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
     }
+}
+
+async fn upgrade(socket: TcpStream, path: &str) -> WebSocketStream<TcpStream> {
+    let host = socket.peer_addr().expect("connected");
+    let connected = client_async(format!("ws://{host}{path}"), socket).await;
+    connected.expect("the gateway upgrades").0
 }
 
 /// A name that no other test uses.
@@ -374,6 +430,10 @@ impl TestGateway {
     /// Nothing is left of any leg or relay: what counts them says so, and only the connection
     /// that asks is open.
     pub(crate) async fn until_quiet(&self) {
+        if let Some(far) = &self.far {
+            Box::pin(far.gateway.until_quiet()).await;
+            far.redis.until_nobody_waits().await;
+        }
         eventually("nothing is left", async || {
             let stats = self.get("/api/v1/stats").await.json();
             let is = |name: &str, value: u64| stats[name].as_u64() == Some(value);

@@ -7,6 +7,7 @@ use redis::aio::MultiplexedConnection;
 use crate::{
     requirement::program,
     servers::{Server, free_addr},
+    support::eventually,
 };
 
 /// A running `redis-server`, killed when dropped.
@@ -45,5 +46,22 @@ impl Redis {
         let mut connection = self.connect().await;
         let keys = redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await;
         keys.expect("it answers")
+    }
+
+    /// A node holds a name.
+    pub(crate) async fn until_claimed(&self, node: &str, uuid: &str) {
+        let mut connection = self.connect().await;
+        eventually(&format!("{node} holds {uuid}"), async || {
+            let key = format!("relay:leg:{uuid}");
+            let holder = redis::cmd("GET").arg(key).query_async(&mut connection).await;
+            let holder: Option<String> = holder.expect("it answers");
+            holder.is_some_and(|holder| holder.ends_with(&format!(" {node}")))
+        })
+        .await;
+    }
+
+    /// No leg is claimed any more.
+    pub(crate) async fn until_nobody_waits(&self) {
+        eventually("nothing is claimed", async || self.keys("relay:leg:*").await.is_empty()).await;
     }
 }

@@ -11,7 +11,7 @@ use mini_rust_desk_relay_server::{
 use super::redis::Redis;
 use crate::{
     process::{PROGRAM, Process},
-    support::{Client, TestGateway, eventually, unique},
+    support::{Client, TestGateway, unique},
     tls::{Kind, Peer, TlsGateway},
 };
 
@@ -175,25 +175,6 @@ impl Index<usize> for Processes {
 
     fn index(&self, node: usize) -> &TestGateway {
         &self.nodes[node].gateway
-    }
-}
-
-impl Redis {
-    /// A node holds a name.
-    pub(crate) async fn until_claimed(&self, node: &str, uuid: &str) {
-        let mut connection = self.connect().await;
-        eventually(&format!("{node} holds {uuid}"), async || {
-            let key = format!("relay:leg:{uuid}");
-            let holder = redis::cmd("GET").arg(key).query_async(&mut connection).await;
-            let holder: Option<String> = holder.expect("it answers");
-            holder.is_some_and(|holder| holder.ends_with(&format!(" {node}")))
-        })
-        .await;
-    }
-
-    /// No leg is claimed any more.
-    pub(crate) async fn until_nobody_waits(&self) {
-        eventually("nothing is claimed", async || self.keys("relay:leg:*").await.is_empty()).await;
     }
 }
 
