@@ -1,7 +1,8 @@
 //! What is under `deploy/` and `.ci/`: it renders, validates, and agrees with itself and with the
 //! configuration that the relay really has.
 
-#[path = "support/requirement.rs"]
+mod cluster;
+#[path = "../support/requirement.rs"]
 mod requirement;
 
 use std::{
@@ -404,9 +405,13 @@ fn published(port: &str) -> u16 {
 
 /// A configuration file as the relay takes it, with no environment and no word of warning.
 fn config(toml: &str) -> Config {
+    settled_with(toml, Vec::new())
+}
+
+fn settled_with(toml: &str, env: Vec<(String, String)>) -> Config {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     fs::write(file.path(), toml).expect("the temporary file can be written");
-    settled(Some(file.path().to_owned()), Vec::new())
+    settled(Some(file.path().to_owned()), env)
 }
 
 /// The same for an environment, as the service in compose.yaml has it.
