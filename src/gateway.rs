@@ -9,6 +9,7 @@ mod handover;
 mod keys;
 mod light;
 mod lists;
+mod nodes;
 mod parts;
 mod reload;
 mod secrets;
@@ -164,6 +165,7 @@ impl Gateway {
             token,
             control: Arc::clone(&control) as Arc<dyn http::Control>,
             limits: front_door.clone(),
+            nodes: nodes::alone(&config.cluster),
             started: Timestamp::now(),
             since: Instant::now(),
         });

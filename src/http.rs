@@ -5,12 +5,14 @@
 
 mod admin;
 mod bearer;
+mod between;
 mod client;
 mod control;
 mod forwarded;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;
+mod nodes;
 mod page;
 mod problem;
 mod websocket;
@@ -32,7 +34,9 @@ use self::client::Client;
 pub use self::{
     admin::AdminState,
     bearer::BearerToken,
+    between::{answer_node, ask_node},
     control::{Control, Draining, ReloadError, Reloaded, UpgradeError, Upgraded},
+    nodes::{Alone, Asking, NodeAnswer, NodeName, NodeStatus, Nodes},
     problem::Problem,
     websocket::Upgrades,
 };
@@ -65,6 +69,12 @@ pub fn admin_only(admin: &Arc<AdminState>) -> Router {
     let router = health::routes(Arc::clone(admin)).merge(admin::routes(admin));
     let last = middleware::map_response_with_state(Arc::clone(admin), admin::last_in_drain);
     router.fallback(problem::not_found).layer(last)
+}
+
+/// What the admin API answers to other nodes, who have shown that they are: without the token, and
+/// about this node only.
+pub fn for_nodes(admin: &Arc<AdminState>) -> Router {
+    admin::of_this_node(admin).fallback(problem::not_found)
 }
 
 /// Serves one HTTP/1 connection, `head` first, until it is closed, upgraded, or `stop` is

@@ -4,7 +4,9 @@ mod addresses;
 mod bandwidth;
 mod keys;
 mod lists;
+mod nodes;
 mod relays;
+mod scope;
 mod stats;
 mod waiting;
 
@@ -21,7 +23,8 @@ use axum::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{BearerToken, Control, Problem, bearer, control, problem};
+use self::scope::View;
+use super::{BearerToken, Control, Nodes, Problem, bearer, control, problem};
 use crate::{
     config::{BitRate, FrontDoorConfig, Live},
     metrics::Exposition,
@@ -46,6 +49,8 @@ pub struct AdminState {
     pub limits: Live<FrontDoorConfig>,
     /// Who acts on what is asked.
     pub control: Arc<dyn Control>,
+    /// Who knows the other nodes.
+    pub nodes: Arc<dyn Nodes>,
     /// When the gateway came up.
     pub started: Timestamp,
     /// The same, for ages.
@@ -64,10 +69,17 @@ impl AdminState {
     }
 }
 
-/// `/api/v1` and `/metrics`, behind the token. All of `/api` is taken: what does not exist there
-/// is no relay leg either.
+/// `/api/v1` and `/metrics`, behind the token, for this node and, where that is asked for, others.
 pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
     let require_token = middleware::from_fn_with_state(Arc::clone(admin), bearer::require);
+    let here = of_this_node(admin);
+    let view = View { admin: Arc::clone(admin), here: here.clone() };
+    here.layer(middleware::from_fn_with_state(view, scope::look)).layer(require_token)
+}
+
+/// The same about this node only, and for whoever asks. All of `/api` is taken: what does not exist
+/// there is no relay leg either.
+pub(super) fn of_this_node(admin: &Arc<AdminState>) -> Router {
     // Not nested: a handler would see its path without /api/v1, and so would who asked.
     Router::new()
         .route("/api/v1/relays", get(relays::list).delete(relays::close_all))
@@ -79,6 +91,7 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .route("/api/v1/waiting", get(waiting::list))
         .route("/api/v1/keys", get(keys::list))
         .route("/api/v1/stats", get(stats::show))
+        .route("/api/v1/nodes", get(nodes::list))
         .route("/api/v1/reload", post(control::reload))
         .route("/api/v1/drain", post(control::drain))
         .route("/api/v1/addresses", get(addresses::list))
@@ -93,7 +106,6 @@ pub(super) fn routes(admin: &Arc<AdminState>) -> Router {
         .route("/metrics", get(render))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(require_token)
         .with_state(Arc::clone(admin))
 }
 
@@ -115,9 +127,13 @@ fn limit(key: &str, rate: BitRate) -> Result<(), Problem> {
         .map_err(|what| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{key}: {what}")))
 }
 
-async fn render(State(admin): State<Arc<AdminState>>) -> impl IntoResponse {
-    // The version that Prometheus' text format has.
+async fn render(State(admin): State<Arc<AdminState>>) -> Response {
     let keys = admin.parts.ring.figures();
+    text(admin.exposition.render(&keys))
+}
+
+/// Metrics, in the version that Prometheus' text format has.
+fn text(metrics: String) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], admin.exposition.render(&keys))
+    ([(header::CONTENT_TYPE, content_type)], metrics).into_response()
 }

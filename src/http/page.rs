@@ -12,7 +12,7 @@ use super::Problem;
 
 /// How many entries a page has unless asked, and at most.
 const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
+pub(super) const MAX_LIMIT: usize = 1000;
 
 /// Which page of a list.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,21 @@ impl Page {
             return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
         }
         Ok(Self { limit, offset: offset.unwrap_or(0) })
+    }
+
+    /// How many entries it has at most.
+    pub(super) const fn limit(self) -> usize {
+        self.limit
+    }
+
+    /// How many come before it.
+    pub(super) const fn offset(self) -> usize {
+        self.offset
+    }
+
+    /// How many there are up to its end.
+    pub(super) const fn end(self) -> usize {
+        self.offset.saturating_add(self.limit)
     }
 
     /// This page of `all`.

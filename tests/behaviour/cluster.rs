@@ -3,3 +3,4 @@
 mod pairs;
 pub(crate) mod redis;
 pub(crate) mod support;
+mod view;
