@@ -43,6 +43,8 @@ pub const REJECTIONS: &[&str] = &[
     "key_revoked",
     "key_quota_relays",
     "key_quota_traffic",
+    "node_secret",
+    "node_mismatch",
     "draining",
     "io",
 ];

@@ -35,6 +35,7 @@
 //! the secret leaks one day, open what was recorded before. And a secret that can be guessed can be
 //! guessed from one recorded hello: it is to be drawn, not thought up.
 
+mod door;
 mod error;
 mod frame;
 mod handshake;
@@ -53,6 +54,7 @@ use tokio::{
 };
 
 pub use self::{
+    door::{Door, Visit},
     error::LinkError,
     handshake::Peer,
     message::{Go, Here, Nobody, Purpose, Refused, Transport, Verdict, Want, verdict},
@@ -174,7 +176,10 @@ impl Links {
             flush(&mut stream, &mut outbox).await?;
             hear(&mut stream, &mut inbox, Kind::Hello, LONGEST).await
         };
-        let hello = by(deadline, heard).await?;
+        let hello = by(deadline, heard).await.map_err(|fault| match fault {
+            LinkError::HungUp if inbox.is_empty() => LinkError::OnlyLooked,
+            fault => fault,
+        })?;
         let host =
             Host { me: &self.me, root: &self.root, versions: &self.versions, greeting: &greeting };
         match host.hear(&hello) {

@@ -166,7 +166,9 @@ fn level(reason: &str) -> Level {
         | "address_waiting"
         | "address_back_off"
         | "relay_limit"
-        | "waiting_room_full" => Level::WARN,
+        | "waiting_room_full"
+        | "node_secret"
+        | "node_mismatch" => Level::WARN,
         key if is_key(key) => Level::WARN,
         _ => Level::DEBUG,
     }

@@ -21,6 +21,12 @@ pub enum LinkError {
     /// It closed, or fell silent and its system said so.
     #[error("it hung up")]
     HungUp,
+    /// It only looked whether there is somebody.
+    #[error("it said nothing, and hung up")]
+    OnlyLooked,
+    /// It had to give way before it had said who it is, to others that have not either.
+    #[error("too many connect to cluster.listen and do not say who they are")]
+    SentAway,
     /// The connection.
     #[error("the connection failed: {0}")]
     Io(#[source] io::Error),
@@ -82,6 +88,24 @@ impl From<io::Error> for LinkError {
 }
 
 impl LinkError {
+    /// Its name among the reasons of refusals; `None` where nobody is refused.
+    pub const fn label(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::OnlyLooked => return None,
+            Self::Unproved | Self::NotAuthentic | Self::SecretRefused => "node_secret",
+            Self::NoVersion { .. }
+            | Self::OtherInstance
+            | Self::MeansAnother
+            | Self::UnknownPurpose
+            | Self::Refused(_) => "node_mismatch",
+            Self::TimedOut => "timeout",
+            Self::HungUp => "hung_up",
+            Self::SentAway => "displaced",
+            Self::NotANode(_) | Self::Malformed => "unknown_protocol",
+            Self::Unreachable(_) | Self::Io(_) | Self::OwnMessage | Self::NoKey(_) => "io",
+        })
+    }
+
     /// What is said to the other node of it, if that is anything.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let why = match self {

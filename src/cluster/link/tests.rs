@@ -3,10 +3,15 @@
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    sync::mpsc,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
-use crate::cluster::directory::Instance;
+use crate::{
+    cluster::directory::Instance,
+    net::{listener::Listener, refusals::Refusals},
+};
 
 const SECRET: &str = "a secret of 32 characters or more";
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -133,5 +138,60 @@ async fn a_node_that_was_started_anew_is_not_the_one_that_was_meant() {
             caller.dial(&before, Purpose::Leg).await
         });
     assert!(matches!(called.unwrap_err(), LinkError::OtherInstance));
-    assert!(matches!(accepted.unwrap_err(), LinkError::HungUp));
+    assert!(matches!(accepted.unwrap_err(), LinkError::OnlyLooked));
+}
+
+/// A door that tells who came in, and where it is.
+fn door(patience: Duration) -> (Links, Arc<Node>, mpsc::UnboundedReceiver<Visit>) {
+    let liveness = Liveness::new(PATIENCE, PATIENCE);
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), liveness).unwrap();
+    let address = listener.addr().to_string();
+    let mut host = links(1, &address, SECRET);
+    host.timeout = patience;
+    let metrics = Arc::new(crate::metrics::start().unwrap().0);
+    let refusals = Refusals::new(Arc::clone(&metrics));
+    let (me, (came, visits)) = (Arc::clone(&host.me), mpsc::unbounded_channel());
+    let door = Door::new(Arc::new(host), metrics, refusals, TaskTracker::new());
+    let serve = move |visit| {
+        let _ = came.send(visit);
+        std::future::ready(())
+    };
+    tokio::spawn(Arc::new(door).accept_until(listener, CancellationToken::new(), serve));
+    (links(2, "127.0.0.1:9", SECRET), me, visits)
+}
+
+/// More of them than may be there, and none says a word.
+#[tokio::test]
+async fn a_flood_of_strangers_keeps_no_node_out() {
+    let (caller, host, mut visits) = door(Duration::from_secs(60));
+    let mut strangers = Vec::new();
+    for round in 0..3 {
+        for _ in 0..400 {
+            strangers.push(tokio::net::TcpStream::connect(&*host.address).await.unwrap());
+        }
+        let mut link = caller.dial(&host, Purpose::Leg).await.unwrap();
+        link.send(&Go {}).await.unwrap();
+        let mut visit = visits.recv().await.unwrap();
+        visit.link.receive::<Go>().await.unwrap();
+        assert_eq!(&*visit.node.name, "node-2", "{round}");
+    }
+    // The first of them had to go, and were told nothing but the greeting.
+    let mut heard = Vec::new();
+    tokio::time::timeout(PATIENCE, strangers[0].read_to_end(&mut heard)).await.unwrap().unwrap();
+    assert!(heard.len() < 100);
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_or_too_much_or_too_slowly_is_sent_away_in_time() {
+    let (_caller, host, mut visits) = door(Duration::from_millis(200));
+    for said in [&b""[..], b"\0\x40\x02", b"\xff\xff\x02", b"GET / HTTP/1.1\r\n\r\n", b"\0\x01\x09"]
+    {
+        let mut stranger = tokio::net::TcpStream::connect(&*host.address).await.unwrap();
+        stranger.write_all(said).await.unwrap();
+        let mut heard = Vec::new();
+        // A reset, where something was left unread.
+        let _ = tokio::time::timeout(PATIENCE, stranger.read_to_end(&mut heard)).await.unwrap();
+        assert!(heard.len() < 100, "{said:?}");
+    }
+    assert!(visits.try_recv().is_err());
 }

@@ -26,6 +26,8 @@ pub struct ConnectionLimit {
     reserve: usize,
     open: Arc<AtomicUsize>,
     strangers: Arc<Strangers>,
+    /// How many of them there may be, if that is bounded by itself.
+    most_strangers: Option<usize>,
     /// Those of others, that give way before its own do.
     lesser: Option<Arc<Strangers>>,
     pub(super) metrics: Arc<Metrics>,
@@ -46,7 +48,16 @@ impl ConnectionLimit {
     pub fn new(max: usize, metrics: Arc<Metrics>, refusals: Arc<Refusals>) -> Arc<Self> {
         let max = Arc::new(AtomicUsize::new(max));
         let (open, strangers) = (Arc::default(), Arc::default());
-        Arc::new(Self { max, reserve: 0, open, strangers, lesser: None, metrics, refusals })
+        let (reserve, most_strangers, lesser) = (0, None, None);
+        Arc::new(Self { max, reserve, open, strangers, most_strangers, lesser, metrics, refusals })
+    }
+
+    /// Room for whoever says who it is, and for `most` that have not yet.
+    pub fn of_strangers(most: usize, metrics: Arc<Metrics>, refusals: Arc<Refusals>) -> Arc<Self> {
+        let max = Arc::new(AtomicUsize::new(usize::MAX));
+        let (open, strangers) = (Arc::default(), Arc::default());
+        let (reserve, most_strangers, lesser) = (0, Some(most), None);
+        Arc::new(Self { max, reserve, open, strangers, most_strangers, lesser, metrics, refusals })
     }
 
     /// The same connections, and room for `more` of them: for listeners that must answer when the
@@ -57,6 +68,7 @@ impl ConnectionLimit {
             reserve: self.reserve.saturating_add(more),
             open: Arc::clone(&self.open),
             strangers: Arc::default(),
+            most_strangers: self.most_strangers,
             lesser: Some(Arc::clone(&self.strangers)),
             metrics: Arc::clone(&self.metrics),
             refusals: Arc::clone(&self.refusals),
@@ -114,6 +126,12 @@ impl ConnectionLimit {
             let why = format_args!(
                 "{max} connections are open; raise front_door.max_connections, and ulimit -n, if this is no flood"
             );
+            self.refusals.refuse(peer, "connection_limit", &why);
+            return None;
+        }
+        let strange = self.most_strangers.is_some_and(|most| self.strangers.len() >= most);
+        if strange && !self.make_room() {
+            let why = "as many as may have not said who they are";
             self.refusals.refuse(peer, "connection_limit", &why);
             return None;
         }

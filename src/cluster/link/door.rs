@@ -1,0 +1,103 @@
+//! The cluster listener's door: whoever connects and proves to be a node is let in.
+//!
+//! Who has not proved it yet is bounded: in number, by giving way to who came later, in bytes, and
+//! in time. So a flood of strangers keeps no node out for long that answers as soon as it is
+//! greeted.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Link, LinkError, Links, Peer, Purpose};
+use crate::{
+    metrics::Metrics,
+    net::{
+        listener::{Connection, ConnectionLimit, ConnectionPermit, Listener},
+        refusals::Refusals,
+        stream::{PlainStream, Stream},
+    },
+};
+
+/// How many there may be that have not said who they are.
+const STRANGERS: usize = 512;
+
+/// The door.
+pub struct Door {
+    links: Arc<Links>,
+    limit: Arc<ConnectionLimit>,
+    refusals: Arc<Refusals>,
+    tracker: TaskTracker,
+}
+
+/// A node that has come in.
+#[derive(Debug)]
+pub struct Visit {
+    /// What is said with it.
+    pub link: Link,
+    /// What it came for.
+    pub purpose: Purpose,
+    /// Who it is.
+    pub node: Peer,
+    /// Where it has connected from.
+    pub from: SocketAddr,
+    /// Its connection's place among those that are open.
+    pub permit: ConnectionPermit,
+}
+
+impl Door {
+    /// A door to this node. Whatever is done for who comes is done on `tracker`.
+    pub fn new(
+        links: Arc<Links>,
+        metrics: Arc<Metrics>,
+        refusals: Arc<Refusals>,
+        tracker: TaskTracker,
+    ) -> Self {
+        let limit = ConnectionLimit::of_strangers(STRANGERS, metrics, Arc::clone(&refusals));
+        Self { links, limit, refusals, tracker }
+    }
+
+    /// Lets in whoever proves to be a node, and has `serve` do what it came for, until `stop` is
+    /// cancelled; who is let in is served to its end.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the listener.
+    pub async fn accept_until<S, W>(
+        self: Arc<Self>,
+        listener: Listener,
+        stop: CancellationToken,
+        serve: S,
+    ) -> io::Result<()>
+    where
+        S: Fn(Visit) -> W + Clone + Send + 'static,
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let open = |connection: Connection<PlainStream>| {
+            let (door, serve) = (Arc::clone(&self), serve.clone());
+            self.tracker.spawn(async move {
+                let peer = connection.peer;
+                // Boxed: it is over long before what it leads to.
+                match Box::pin(door.let_in(connection)).await {
+                    Ok(visit) => serve(visit).await,
+                    Err(fault) => door.turn_away(peer, &fault),
+                }
+            });
+        };
+        listener.accept_until(stop, Arc::clone(&self.limit), open).await
+    }
+
+    async fn let_in(&self, connection: Connection<PlainStream>) -> Result<Visit, LinkError> {
+        let Connection { socket, peer: from, mut permit } = connection;
+        let stream = Stream::plain(socket)?;
+        let heard = permit.wait().unless_sent_away(self.links.accept(stream)).await;
+        let (link, purpose, node) = heard.map_err(|_| LinkError::SentAway)??;
+        permit.let_in().map_err(|_| LinkError::SentAway)?;
+        Ok(Visit { link, purpose, node, from, permit })
+    }
+
+    fn turn_away(&self, peer: SocketAddr, fault: &LinkError) {
+        if let Some(reason) = fault.label() {
+            let why = format_args!("on cluster.listen: {fault}");
+            self.refusals.refuse(peer, reason, &why);
+        }
+    }
+}
