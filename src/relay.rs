@@ -14,9 +14,8 @@ pub mod route;
 pub mod splice;
 pub mod throttle;
 
-use std::{sync::Arc, time::Instant};
+use std::{future::ready, sync::Arc, time::Instant};
 
-use futures_util::future::{Ready, ready};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
@@ -29,6 +28,7 @@ use self::{
     record::RecordLayer,
     registry::ActiveRelays,
     request::{Match, Outcome, RelayError, RelayRequest},
+    route::{Route, RouteLayer},
     splice::{
         Splicer,
         pipes::{self, Pipes},
@@ -78,6 +78,8 @@ pub struct Parts {
     pub bulk: Arc<BulkPlane>,
     /// Every relay is a task on it.
     pub legs: TaskTracker,
+    /// Who knows the other nodes; `None` on a single one.
+    pub route: Option<Arc<dyn Route>>,
 }
 
 /// The stack's last two steps: a leg meets its peer, and the pair is relayed.
@@ -89,14 +91,15 @@ pub struct Core {
 
 /// Puts the stack together.
 pub fn stack(core: &Core) -> RelayStack {
-    let Parts { refusals, access, draining, ring, room, .. } = core.parts.clone();
+    let Parts { refusals, access, draining, ring, room, route, .. } = core.parts.clone();
     let core = core.clone();
     BoxCloneSyncService::new(
         ServiceBuilder::new()
             .layer(RecordLayer::new(refusals, Arc::clone(&access)))
             .layer(AdmissionLayer::new(draining, Arc::clone(&access)))
             .layer(RequireKeyLayer::new(ring, access))
-            .and_then(move |matched| core.splice(matched))
+            .and_then(move |matched| ready(Ok(core.splice(matched))))
+            .option_layer(route.map(RouteLayer::new))
             .service(Pairing::new(room)),
     )
 }
@@ -113,14 +116,22 @@ impl Core {
 
     /// A pair gets a task of its own, on the thread that its second leg came to: what led it here
     /// is over, and keeps no memory while they are relayed.
-    fn splice(&self, matched: Match) -> Ready<Result<Outcome, RelayError>> {
-        ready(Ok(match matched {
-            Match::Parked => Outcome::Parked,
+    fn splice(&self, matched: Match) -> Outcome {
+        match matched {
+            Match::Parked(_) => Outcome::Parked,
             Match::Paired(paired) => {
                 self.parts.legs.spawn(self.splicer.splice(*paired));
                 Outcome::Relayed
             }
-        }))
+        }
+    }
+
+    /// The same for a leg that did not come by the stack.
+    fn settle(&self, matched: Match) {
+        match (matched, &self.parts.route) {
+            (Match::Parked(Some(leg)), Some(route)) => route.waits(leg),
+            (matched, _) => drop(self.splice(matched)),
+        }
     }
 
     /// Takes a leg on that waited in another process, if the key that let it in there is valid here
@@ -143,7 +154,7 @@ impl Core {
         let since = now.checked_sub(waited).unwrap_or(now);
         let request = RelayRequest { hello, leg, grant };
         match self.parts.room.arrive(request, since) {
-            Ok(matched) => drop(self.splice(matched)),
+            Ok(matched) => self.settle(matched),
             Err(refusal) => self.parts.refusals.refuse(peer, refusal.label(), &refusal),
         }
     }

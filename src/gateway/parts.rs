@@ -52,5 +52,6 @@ pub(super) fn parts(
         limits,
         bulk: BulkPlane::new(&config.threads),
         legs: legs.clone(),
+        route: None,
     })
 }

@@ -10,6 +10,8 @@
 // The paths are said for `tests/race`, which compiles this file elsewhere.
 #[path = "pairing/leaving.rs"]
 mod leaving;
+#[path = "pairing/lent.rs"]
+mod lent;
 #[path = "pairing/onward.rs"]
 mod onward;
 
@@ -17,6 +19,7 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     future::{Ready, ready},
     hash::BuildHasher as _,
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -28,11 +31,13 @@ use std::{
 
 use tower::Service;
 
-use self::onward::Elsewhere;
+pub use self::lent::Lent;
+use self::{lent::Claims, onward::Elsewhere};
 use super::{
     capacity::{ActivePlace, Capacity},
     passage::Way,
-    request::{Match, Paired, RelayError, RelayRequest},
+    request::{Match, Paired, RelayError, RelayRequest, Via, WaitId},
+    route::Claim,
 };
 use crate::{
     config::{Live, PairingConfig},
@@ -40,16 +45,19 @@ use crate::{
     metrics::Metrics,
     net::{
         access::{Access, AddressPermit, WaitingPlace},
-        leg::ParkedLeg,
+        leg::{Leg, ParkedLeg},
     },
     wire::{
         Transport,
-        rendezvous::{ConnType, RelayUuid, Text},
+        rendezvous::{ConnType, Hello, RelayUuid, Text},
     },
 };
 
 /// So that a sweep of one part does not hold up the others.
 const SHARDS: usize = 16;
+
+/// A relay's place among those that may be active, and on the keys of its legs.
+pub type Places = (ActivePlace, Seats);
 
 /// The legs that wait for their peers.
 pub struct WaitingRoom {
@@ -73,6 +81,10 @@ struct Shard {
     elsewhere: HashMap<RelayUuid, Elsewhere>,
     /// Where legs wait since another process has taken over.
     onward: Option<Way>,
+    /// Those who are out of the room for a moment.
+    lent: Claims,
+    /// The last that was given; a multiple of `SHARDS` before this part's own number.
+    last_id: u64,
 }
 
 /// A leg in the room.
@@ -83,6 +95,23 @@ struct Waiting {
     grant: Grant,
     since: Instant,
     ticket: Ticket,
+    id: WaitId,
+    // Boxed once more: on a single node nobody has one, and all would pay for its place.
+    claim: Option<Box<Claim>>,
+}
+
+/// A leg that meets one that waits.
+pub struct Comer {
+    /// The leg.
+    pub leg: Leg,
+    /// The machine that it claims to reach.
+    pub target: Option<Text>,
+    /// What the session is for.
+    pub conn_type: ConnType,
+    /// What its key gives it.
+    pub grant: Grant,
+    /// By which node it came, if it came to another.
+    pub via: Option<Via>,
 }
 
 /// A leg's place in the room; given back when dropped.
@@ -152,7 +181,7 @@ impl WaitingRoom {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: std::array::from_fn(Shard::numbered),
             hasher: RandomState::new(),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -183,21 +212,12 @@ impl WaitingRoom {
             // Not under the lock: another leg of this uuid may come in between, and is then met
             // by the next turn of the loop.
             drop(shard);
-            let mut first = *first;
-            if !first.leg.is_alive() {
-                self.left(&uuid, first, "hung_up");
-                continue;
-            }
-            // The key of the leg that comes has just been checked; this one's was when it came.
-            if let Err(denied) = self.ring.still_grants(&first.grant) {
-                self.left(&uuid, first, denied.label());
-                continue;
-            }
+            let Some(first) = self.if_fit(&uuid, first) else { continue };
             return match self.places([&first.grant, &request.grant]) {
-                Ok(places) => pair(uuid, first, request, places),
+                Ok(places) => pair(uuid, *first, request.try_into()?, places),
                 Err(refusal) => {
                     // Both are told at once: neither could be paired.
-                    self.left(&uuid, first, refusal.label());
+                    self.left(&uuid, *first, refusal.label());
                     Err(refusal)
                 }
             };
@@ -205,7 +225,7 @@ impl WaitingRoom {
     }
 
     /// A place for one more relay, and on the keys of its legs.
-    fn places(&self, grants: [&Grant; 2]) -> Result<(ActivePlace, Seats), RelayError> {
+    fn places(&self, grants: [&Grant; 2]) -> Result<Places, RelayError> {
         let place = self.capacity.take().map_err(|limit| RelayError::TooManyRelays { limit })?;
         Ok((place, Seats::take(grants)?))
     }
@@ -223,14 +243,14 @@ impl WaitingRoom {
         let RelayRequest { hello, leg, grant } = request;
         let ticket = self.ticket(&leg.connection.permit.address)?;
         let leg = leg.park()?;
-        let peer = leg.peer();
-        let waiting =
-            Waiting { leg, target: hello.target, conn_type: hello.conn_type, grant, since, ticket };
-        if self.stays(&mut shard, &hello.uuid, Box::new(waiting)) {
-            drop(shard);
-            tracing::info!("New relay request {} from {peer}", hello.uuid);
+        let (peer, id) = (leg.peer(), shard.next_id());
+        let Hello { uuid, target, conn_type, .. } = hello;
+        let waiting = Waiting { leg, target, conn_type, grant, since, ticket, id, claim: None };
+        let waits = self.enter(shard, uuid, Box::new(waiting));
+        if let Some(waits) = &waits {
+            tracing::info!("New relay request {} from {peer}", waits.uuid);
         }
-        Ok(Match::Parked)
+        Ok(Match::Parked(waits))
     }
 
     fn timeout(&self) -> Duration {
@@ -292,28 +312,52 @@ impl Drop for Ticket {
     }
 }
 
+impl Shard {
+    fn numbered(number: usize) -> Mutex<Self> {
+        Mutex::new(Self { last_id: number as u64, ..Self::default() })
+    }
+
+    /// No two legs of a room have the same.
+    const fn next_id(&mut self) -> WaitId {
+        self.last_id += SHARDS as u64;
+        WaitId(self.last_id)
+    }
+}
+
+impl TryFrom<RelayRequest> for Comer {
+    type Error = io::Error;
+
+    fn try_from(request: RelayRequest) -> io::Result<Self> {
+        let RelayRequest { hello, leg, grant } = request;
+        let Hello { target, conn_type, .. } = hello;
+        Ok(Self { leg: leg.wake()?, target, conn_type, grant, via: None })
+    }
+}
+
 fn pair(
     uuid: RelayUuid,
     first: Waiting,
-    second: RelayRequest,
-    (place, seats): (ActivePlace, Seats),
+    second: Comer,
+    (place, seats): Places,
 ) -> Result<Match, RelayError> {
-    let RelayRequest { hello, leg, grant } = second;
-    let legs = [first.leg.wake()?, leg.wake()?];
+    let Comer { leg, target, conn_type, grant, via } = second;
+    let legs = [first.leg.wake()?, leg];
     tracing::info!(
         first_key = first.grant.label(),
         second_key = grant.label(),
+        via = via.as_ref().map(|via| &*via.node),
         "Relayrequest {uuid} from {} got paired",
         legs[1].connection.peer
     );
     Ok(Match::Paired(Box::new(Paired {
         uuid,
-        target: first.target.or(hello.target),
+        target: first.target.or(target),
         conn_type: match first.conn_type {
-            ConnType::Default => hello.conn_type,
+            ConnType::Default => conn_type,
             said => said,
         },
         legs,
+        via,
         grants: [first.grant, grant],
         seats,
         place,
@@ -395,9 +439,9 @@ mod tests {
         let (dead, client) = request("uuid", "").await;
         let Arriving::Plain(socket) = &dead.leg.connection.socket else { panic!("not plain") };
         let socket = socket.try_clone().unwrap();
-        assert!(matches!(room.arrive(dead, Instant::now()), Ok(Match::Parked)));
+        assert!(matches!(room.arrive(dead, Instant::now()), Ok(Match::Parked(_))));
         let (alive, _client) = request("another", "").await;
-        assert!(matches!(room.arrive(alive, Instant::now()), Ok(Match::Parked)));
+        assert!(matches!(room.arrive(alive, Instant::now()), Ok(Match::Parked(_))));
         drop(client);
         // Until that is known here, too.
         socket.set_nonblocking(false).unwrap();
@@ -416,11 +460,11 @@ mod tests {
         let room = room();
         for _ in 0..50 {
             let (dead, client) = request("uuid", "").await;
-            assert!(matches!(room.arrive(dead, Instant::now()), Ok(Match::Parked)));
+            assert!(matches!(room.arrive(dead, Instant::now()), Ok(Match::Parked(_))));
             drop(client);
         }
         let (first, _client) = request("uuid", "").await;
-        assert!(matches!(room.arrive(first, Instant::now()), Ok(Match::Parked)));
+        assert!(matches!(room.arrive(first, Instant::now()), Ok(Match::Parked(_))));
         assert_eq!(room.len(), 1);
         let (second, _other) = request("uuid", "").await;
         assert!(matches!(room.arrive(second, Instant::now()), Ok(Match::Paired(_))));

@@ -1,6 +1,6 @@
 //! What goes through the relay stack and what comes out: requests, matches, outcomes, refusals.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::capacity::ActivePlace;
 use crate::{
@@ -27,11 +27,27 @@ pub struct RelayRequest {
     pub grant: Grant,
 }
 
+/// Which leg of all that have waited in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WaitId(pub u64);
+
+/// A leg that waits here.
+#[derive(Debug, Clone)]
+pub struct Waits {
+    /// The name that its peer must give.
+    pub uuid: RelayUuid,
+    /// Which it is, should there be several of that name, one after the other.
+    pub id: WaitId,
+    /// How long it may still wait.
+    pub remaining: Duration,
+}
+
 /// What the pairing service did with a leg.
 #[derive(Debug)]
 pub enum Match {
-    /// It waits for its peer, and nothing is left to do here.
-    Parked,
+    /// It waits for its peer, and nothing is left to do here; `None` where it waits in another
+    /// process, which has taken over from this one.
+    Parked(Option<Waits>),
     /// It met its peer.
     Paired(Box<Paired>),
 }
@@ -47,6 +63,8 @@ pub struct Paired {
     pub conn_type: ConnType,
     /// The leg that waited, and the one that came.
     pub legs: [Leg; 2],
+    /// By which node the second came, if it came to another.
+    pub via: Option<Via>,
     /// What the key of each gives it.
     pub grants: [Grant; 2],
     /// Its places on these keys.
@@ -55,6 +73,15 @@ pub struct Paired {
     pub place: ActivePlace,
     /// How long the first had waited.
     pub waited: Duration,
+}
+
+/// How a leg came that another node has handed over.
+#[derive(Debug, Clone)]
+pub struct Via {
+    /// What that node is called.
+    pub node: Arc<str>,
+    /// Whether the leg speaks TLS with it.
+    pub tls: bool,
 }
 
 /// What became of a leg that the stack took.
@@ -127,6 +154,18 @@ pub enum RelayError {
     /// The leg's socket failed on the way.
     #[error("the leg's socket failed")]
     Io(#[from] io::Error),
+}
+
+/// Why there is nobody to be lent.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReserved {
+    /// Nobody of this name waits here.
+    #[error("nobody of this name waits here")]
+    Nobody,
+    /// Whoever wants it is refused; and so was the leg that waited, if no relay could be made of
+    /// the two.
+    #[error(transparent)]
+    Refused(#[from] RelayError),
 }
 
 /// The span that everything which is logged of a leg stands in. It is not held for as long as the

@@ -424,7 +424,8 @@ mod tests {
         let (target, conn_type) = (None, ConnType::Default);
         let (waited, grants, seats) = (Duration::ZERO, Default::default(), Default::default());
         let place = ActivePlace::default();
-        let mut paired = Paired { uuid, target, conn_type, legs, grants, seats, place, waited };
+        let mut paired =
+            Paired { uuid, target, conn_type, legs, grants, seats, place, waited, via: None };
         let metrics = Arc::new(metrics::start().unwrap().0);
         let limits = BandwidthConfig::default();
         let throttle = Throttle::new(limits, access(), Arc::clone(&metrics));

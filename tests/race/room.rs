@@ -8,7 +8,7 @@ extern crate std as real;
 
 pub use mini_rust_desk_relay_server::{
     config, key_ring, metrics,
-    relay::{capacity, passage, request},
+    relay::{capacity, passage, request, route},
     wire,
 };
 pub use real::*;

@@ -106,7 +106,7 @@ impl House {
     /// Somebody comes, and waits.
     fn waits(&self, uuid: &'static str) -> TcpStream {
         let arrived = self.arrives(uuid).join().unwrap();
-        assert!(matches!(arrived.became, Ok(Match::Parked)));
+        assert!(matches!(arrived.became, Ok(Match::Parked(_))));
         arrived.client
     }
 
@@ -117,7 +117,7 @@ impl House {
         let ours = ours.try_clone().unwrap();
         assert!(matches!(
             Pairing::new(Arc::clone(&self.room)).call(request).now_or_never(),
-            Some(Ok(Match::Parked))
+            Some(Ok(Match::Parked(_)))
         ));
         drop(client);
         // The reset takes its time on a busy machine.
@@ -163,7 +163,7 @@ impl Arrived {
     }
 
     fn is_parked(&self) -> bool {
-        matches!(self.became, Ok(Match::Parked))
+        matches!(self.became, Ok(Match::Parked(_)))
     }
 
     /// Whether the relay has let go of its socket.

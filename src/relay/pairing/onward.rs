@@ -83,14 +83,17 @@ impl Waiting {
         if way.is_closed() {
             return Some(self);
         }
-        let Self { leg, target, conn_type, grant, since, ticket } = *self;
+        let Self { leg, target, conn_type, grant, since, ticket, id, claim } = *self;
         let leg = match leg.into_plain() {
             Ok(leg) => leg,
             Err(leg) => {
                 let leg = *leg;
-                return Some(Box::new(Self { leg, target, conn_type, grant, since, ticket }));
+                let stays = Self { leg, target, conn_type, grant, since, ticket, id, claim };
+                return Some(Box::new(stays));
             }
         };
+        // Where it goes it is claimed anew.
+        drop(claim);
         let (uuid, label) = (uuid.clone(), grant.label().map(ToOwned::to_owned));
         let (waited, place) = (since.elapsed(), Box::new(ticket));
         let traveller = Traveller { uuid, target, conn_type, label, leg, waited, place };
