@@ -5,4 +5,5 @@
 
 pub mod directory;
 pub mod link;
+pub mod redis;
 pub mod router;

@@ -24,6 +24,7 @@ mod network;
 mod pairing;
 mod problem;
 mod proxy;
+mod redis;
 mod relay;
 mod rules;
 mod schema;
@@ -58,6 +59,7 @@ pub use self::{
     pairing::PairingConfig,
     problem::{Origin, Problem, Problems},
     proxy::{ForwardingHeader, ProxyConfig, ProxyProtocol},
+    redis::RedisUrl,
     relay::RelayConfig,
     shutdown::ShutdownConfig,
     tables::is_label,

@@ -4,6 +4,7 @@
 //! time that its leg may wait.
 
 pub mod memory;
+pub mod redis;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Secret, rules::Rules};
+use super::{Duration, RedisUrl, Secret, rules::Rules};
 
 /// In characters: what nobody guesses, be it from what two nodes say to each other.
 const SHORTEST_SECRET: usize = 32;
@@ -113,6 +113,14 @@ impl ClusterConfig {
 
     /// What a cluster needs.
     fn validate_cluster(&self, rules: &mut Rules) {
+        let url = self.redis.expose().parse::<RedisUrl>();
+        let is_tls = url.as_ref().is_ok_and(RedisUrl::is_tls);
+        rules.require(url.is_ok(), &["cluster.redis"], url.err().unwrap_or_default());
+        rules.require(
+            is_tls || self.redis_ca.as_os_str().is_empty(),
+            &["cluster.redis_ca", "cluster.redis"],
+            "set, but cluster.redis speaks no TLS: its URL should begin with rediss",
+        );
         rules.require(
             !self.listen.is_empty(),
             &["cluster.listen"],

@@ -1,5 +1,6 @@
 //! More than one node: legs land anywhere, and meet all the same.
 
+mod directory;
 mod pairs;
 pub(crate) mod redis;
 pub(crate) mod support;
