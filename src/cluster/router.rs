@@ -277,7 +277,8 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
     async fn rest(&self, pursued: &Pursued, until: Instant) {
         if let Some(again @ 1..) = pursued.failed().checked_sub(1) {
             let left = until.saturating_duration_since(Instant::now());
-            sleep(pause::after(again).min(left)).await;
+            let whose = (self.me.instance, pursued.leg.id);
+            sleep(pause::after(again, whose).min(left)).await;
         }
     }
 
@@ -347,6 +348,9 @@ impl<D: Directory, P: Peers, R: Room> Drive<D, P, R> {
         let Self { router, mut queue, mut releases } = self;
         let claiming = async {
             while let Some((leg, until)) = queue.recv().await {
+                // One that is known has been out of the room, lent for a hand-over that came to nothing.
+                // Was its name taken over meanwhile, it was not there to be told: it claims anew.
+                router.known.loses(leg.id);
                 router.take_up_in_turn(&leg, until).await;
             }
         };
@@ -372,14 +376,16 @@ async fn looking<D: Directory, P: Peers, R: Room>(router: &Arc<Router<D, P, R>>)
     loop {
         let pause = async {
             router.look.notified().await;
-            sleep(pause::after(failures)).await;
+            sleep(pause::after(failures, router.me.instance)).await;
         };
         tokio::select! {
-            () = pause => {}
+            biased;
             () = router.look_now.notified() => {
                 failures = 0;
-                sleep(pause::part_of(SPREAD)).await;
+                let whose = (router.me.instance, router.generation());
+                sleep(pause::part_of(SPREAD, whose)).await;
             }
+            () = pause => {}
         }
         failures = if router.look_through().await { 0 } else { failures.saturating_add(1) };
     }

@@ -3,5 +3,6 @@
 mod directory;
 mod pairs;
 pub(crate) mod redis;
+mod simulated;
 pub(crate) mod support;
 mod view;

@@ -38,6 +38,10 @@ mod reload;
 mod requirement;
 mod servers;
 mod service;
+#[path = "../support"]
+mod shared {
+    pub(crate) mod simulation;
+}
 mod slow_readers;
 mod strangers;
 mod support;

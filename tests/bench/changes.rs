@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::{
     case::{Case, Column, Plan, Sample, Workload},
+    cluster::Crossing,
     crowd::{Arrival, Crowd},
     delays::micros,
     kind::{Kind, Logs},
@@ -83,6 +84,7 @@ fn measure(subject: &Subject, change: Option<Change>, times: usize) -> anyhow::R
     let crowd = Crowd {
         transport: Transport::Tcp,
         arrival: Arrival::OneByOne,
+        crossing: Crossing::None,
         at_once: AT_ONCE,
         pairs: ROW,
         patience: PATIENCE,

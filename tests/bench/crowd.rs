@@ -4,6 +4,7 @@
 mod leg;
 
 use std::{
+    net::SocketAddr,
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use rustix::{
 };
 
 use self::leg::{Leg, Progress};
-use crate::{client::unique_uuid, subject::Subject};
+use crate::{client::unique_uuid, cluster::Crossing, subject::Subject};
 
 /// How often slow pairs are looked for.
 const LOOK: Duration = Duration::from_millis(250);
@@ -37,6 +38,8 @@ pub(crate) enum Arrival {
 pub(crate) struct Crowd {
     pub(crate) transport: Transport,
     pub(crate) arrival: Arrival,
+    /// At which nodes, where there are several.
+    pub(crate) crossing: Crossing,
     pub(crate) at_once: usize,
     /// In all.
     pub(crate) pairs: usize,
@@ -59,6 +62,7 @@ pub(crate) struct Tally {
 /// A pair under way.
 struct Slot {
     uuid: String,
+    addrs: [SocketAddr; 2],
     since: Instant,
     first: Leg,
     second: Option<Leg>,
@@ -123,17 +127,24 @@ impl Running<'_> {
         }
         self.left -= 1;
         self.under_way += 1;
+        let addrs = self.subject.addrs(self.crowd.crossing, self.left);
         let (uuid, since) = (unique_uuid(), Instant::now());
-        let first = self.connect(number, 0, &uuid)?;
+        let first = self.connect(number, 0, addrs, &uuid)?;
         let together = self.crowd.arrival == Arrival::Together;
-        let second = together.then(|| self.connect(number, 1, &uuid)).transpose()?;
-        self.slots[number] = Some(Slot { uuid, since, first, second });
+        let second = together.then(|| self.connect(number, 1, addrs, &uuid)).transpose()?;
+        self.slots[number] = Some(Slot { uuid, addrs, since, first, second });
         Ok(())
     }
 
-    fn connect(&self, number: usize, side: usize, uuid: &str) -> anyhow::Result<Leg> {
+    fn connect(
+        &self,
+        number: usize,
+        side: usize,
+        addrs: [SocketAddr; 2],
+        uuid: &str,
+    ) -> anyhow::Result<Leg> {
         let greeting = self.subject.greeting(self.crowd.transport, uuid, side)?;
-        let leg = Leg::connect(self.subject.addr(), self.crowd.transport, greeting, side)?;
+        let leg = Leg::connect(addrs[side], self.crowd.transport, greeting, side)?;
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let token = EventData::new_u64((number * 2 + side) as u64);
         epoll::add(&self.epoll, leg.socket(), token, flags)?;
@@ -146,8 +157,8 @@ impl Running<'_> {
         let Some(leg) = leg else { return Ok(()) };
         match leg.turn(flags) {
             Ok(Progress::Greeted) if side == 0 && slot.second.is_none() => {
-                let uuid = slot.uuid.clone();
-                let second = self.connect(number, 1, &uuid)?;
+                let (uuid, addrs) = (slot.uuid.clone(), slot.addrs);
+                let second = self.connect(number, 1, addrs, &uuid)?;
                 if let Some(slot) = &mut self.slots[number] {
                     slot.second = Some(second);
                 }

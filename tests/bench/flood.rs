@@ -13,6 +13,7 @@ use mini_rust_desk_relay_server::wire::Transport;
 pub(crate) use self::generator::{Flood, run};
 use crate::{
     case::{Case, Column, Plan, Sample, Workload},
+    cluster::Crossing,
     crowd::{Arrival, Crowd},
     delays::micros,
     kind::{Kind, Logs, Variant},
@@ -122,6 +123,7 @@ fn pair_beside(subject: &Subject, flood: Flood, window: Duration) -> anyhow::Res
     let crowd = Crowd {
         transport: Transport::Tcp,
         arrival: Arrival::OneByOne,
+        crossing: Crossing::None,
         at_once: AT_ONCE,
         pairs: ROW,
         patience: PATIENCE,

@@ -10,6 +10,8 @@ pub(crate) enum Kind {
     Relay(&'static Variant, Logs),
     /// The same with a certificate.
     TlsRelay(&'static Variant, Logs),
+    /// So many of them, that are the nodes of a cluster.
+    Cluster(&'static Variant, usize),
     /// The least that a relay can do, with this many threads.
     Floor(usize),
     HaProxy,
@@ -55,6 +57,8 @@ impl fmt::Display for Kind {
             Self::Relay(variant, Logs::Off) | Self::TlsRelay(variant, Logs::Off) => {
                 write!(f, "{}, log off", variant.name)
             }
+            Self::Cluster(variant, 1) => write!(f, "{}, a cluster of 1", variant.name),
+            Self::Cluster(variant, nodes) => write!(f, "{}, {nodes} nodes", variant.name),
             Self::Floor(_) => f.write_str("floor"),
             Self::HaProxy | Self::TlsHaProxy => f.write_str("haproxy"),
             Self::Nginx => f.write_str("nginx"),
@@ -75,6 +79,7 @@ impl Kind {
         let (name, packages) = match self {
             Self::HaProxy | Self::TlsHaProxy => ("haproxy", "haproxy"),
             Self::Nginx => ("nginx", "nginx libnginx-mod-stream"),
+            Self::Cluster(..) => ("redis-server", "redis-server"),
             Self::Socat => ("socat", "socat"),
             Self::Wormhole if peers::wormhole_is_here() => return None,
             Self::Wormhole => {

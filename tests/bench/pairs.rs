@@ -11,6 +11,7 @@ use mini_rust_desk_relay_server::wire::Transport;
 
 use crate::{
     case::{Case, Column, Plan, Sample, Workload},
+    cluster::Crossing,
     crowd::{Arrival, Crowd, Tally},
     delays::micros,
     kind::{Kind, Logs},
@@ -20,13 +21,13 @@ use crate::{
 };
 
 /// So that the accounts of a pair that has just ended are on the same side of the clock.
-const AFTERMATH: Duration = Duration::from_millis(100);
+pub(crate) const AFTERMATH: Duration = Duration::from_millis(100);
 
 const SEVERAL: usize = 16;
 const MANY: usize = 256;
 
 /// A pair that takes longer is lost; with more than one lost in so many a program is broken.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 const LOST: usize = 20;
 
 /// Connections that are dropped are tried again after one, three and seven seconds.
@@ -48,7 +49,9 @@ pub(crate) fn workload(plan: &Plan) -> Workload {
                     Transport::WebSocket => plan.scale.pairs / 2,
                 };
                 let (patience, most_lost) = (PATIENCE, pairs / LOST);
-                let crowd = Crowd { transport, arrival, at_once, pairs, patience, most_lost };
+                let crossing = Crossing::None;
+                let crowd =
+                    Crowd { transport, arrival, crossing, at_once, pairs, patience, most_lost };
                 let measure = move |subject: &Subject| measure(subject, crowd);
                 let compared = task(Crowd { transport: Transport::Tcp, ..crowd });
                 cases.push(Case::new(task(crowd), kind, measure).compared_with(compared));
@@ -125,14 +128,12 @@ fn measure(subject: &Subject, crowd: Crowd) -> anyhow::Result<Sample> {
     let cpu_before = subject.process()?.cpu()?;
     let own_before = own_cpu()?;
     let since = Instant::now();
-    let tallies = on_all_cores(subject, crowd)?;
+    let (tallies, pairs) = on_all_cores(subject, crowd)?;
     let took = since.elapsed();
     let own = own_cpu()?.saturating_sub(own_before);
     thread::sleep(AFTERMATH);
     let cpu = subject.process()?.cpu()?.saturating_sub(cpu_before);
     let lost: usize = tallies.iter().map(|tally| tally.lost).sum();
-    // What was really asked of it: as many for every thread.
-    let pairs = (crowd.pairs / cores() * cores()) as f64;
     Ok(vec![
         ("pairs_s", pairs / took.as_secs_f64()),
         ("cpu_us", cpu.as_secs_f64() * 1e6 / pairs),
@@ -141,7 +142,8 @@ fn measure(subject: &Subject, crowd: Crowd) -> anyhow::Result<Sample> {
     ])
 }
 
-fn on_all_cores(subject: &Subject, crowd: Crowd) -> anyhow::Result<Vec<Tally>> {
+/// What became of it, and how many pairs were really asked for: as many for every thread.
+pub(crate) fn on_all_cores(subject: &Subject, crowd: Crowd) -> anyhow::Result<(Vec<Tally>, f64)> {
     let threads = cores();
     let share =
         Crowd { at_once: crowd.at_once.div_ceil(threads), pairs: crowd.pairs / threads, ..crowd };
@@ -151,7 +153,8 @@ fn on_all_cores(subject: &Subject, crowd: Crowd) -> anyhow::Result<Vec<Tally>> {
         let join = |crowd: thread::ScopedJoinHandle<'_, _>| {
             crowd.join().map_err(|_| anyhow!("a crowd panicked"))?
         };
-        crowds.into_iter().map(join).collect()
+        let tallies = crowds.into_iter().map(join).collect::<anyhow::Result<_>>()?;
+        Ok((tallies, (share.pairs * threads) as f64))
     })
 }
 
@@ -159,6 +162,7 @@ fn measure_burst(subject: &Subject) -> anyhow::Result<Sample> {
     let crowd = Crowd {
         transport: Transport::Tcp,
         arrival: Arrival::Together,
+        crossing: Crossing::None,
         at_once: BURST / 2,
         pairs: BURST / 2,
         patience: BURST_PATIENCE,

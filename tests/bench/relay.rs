@@ -8,6 +8,7 @@ mod bulk;
 mod case;
 mod changes;
 mod client;
+mod cluster;
 mod crowd;
 mod delays;
 mod desk;
@@ -124,6 +125,11 @@ fn workloads(plan: &Plan) -> Vec<Workload> {
         handshakes::workload(plan),
         sealed::workload(plan),
         growth::workload(plan),
+        cluster::pairs::workload(plan),
+        cluster::latency::workload(plan),
+        cluster::bulk::workload(plan),
+        cluster::memory::workload(plan),
+        cluster::faults::workload(plan),
     ]
 }
 

@@ -17,6 +17,7 @@ use socket2::SockRef;
 
 use crate::{
     client::{Leg, outgoing, unique_uuid},
+    cluster::{Cluster, Crossing},
     kind::{Kind, Logs, Variant},
     peers,
     process::{Ending, Launch, Process, free_port},
@@ -42,6 +43,8 @@ enum Way {
         has_api: bool,
     },
     Wormhole,
+    /// The same as of a relay, at any of the nodes.
+    Cluster(Cluster),
     /// Where the second leg of a pair comes out. One at a time, or legs would be mixed up.
     Forwarder(Mutex<TcpListener>),
 }
@@ -69,6 +72,11 @@ impl Subject {
                 command.env("RELAY__TLS__CERT", certificate.file("cert.pem"));
                 command.env("RELAY__TLS__KEY", certificate.file("key.pem"));
                 (Launch::new(command, Ending::Kill), relay(true))
+            }
+            Kind::Cluster(variant, nodes) => {
+                let cluster = Cluster::start(variant, nodes)?;
+                let addr = cluster.nodes[0].addr;
+                return Ok(Self { process: None, addr, way: Way::Cluster(cluster) });
             }
             Kind::TlsHaProxy => {
                 // Plain and TLS on one port, as the relay has them, is nothing that it can do.
@@ -107,6 +115,23 @@ impl Subject {
         self.addr
     }
 
+    /// Where the two sides of a pair go; the pairs are numbered.
+    pub(crate) fn addrs(&self, crossing: Crossing, number: usize) -> [SocketAddr; 2] {
+        match &self.way {
+            Way::Cluster(cluster) => {
+                crossing.nodes(number, cluster.nodes.len()).map(|node| cluster.nodes[node].addr)
+            }
+            _ => [self.addr; 2],
+        }
+    }
+
+    pub(crate) fn cluster(&self) -> anyhow::Result<&Cluster> {
+        match &self.way {
+            Way::Cluster(cluster) => Ok(cluster),
+            _ => bail!("not a cluster"),
+        }
+    }
+
     /// Where it takes TLS: a program that does not tell what comes has a port for each.
     pub(crate) fn tls_addr(&self) -> SocketAddr {
         match self.way {
@@ -122,7 +147,10 @@ impl Subject {
 
     /// Processor time so far; `None` where there is no program.
     pub(crate) fn cpu(&self) -> anyhow::Result<Option<Duration>> {
-        self.process.as_ref().map(Process::cpu).transpose()
+        match &self.way {
+            Way::Cluster(cluster) => cluster.cpu().map(Some),
+            _ => self.process.as_ref().map(Process::cpu).transpose(),
+        }
     }
 
     /// The same by a finer clock, for little work.
@@ -138,7 +166,7 @@ impl Subject {
         side: usize,
     ) -> anyhow::Result<Greeting> {
         Ok(match self.way {
-            Way::Relay { .. } => {
+            Way::Relay { .. } | Way::Cluster(_) => {
                 let request = request_relay(uuid, "", "", ConnType::Default);
                 Greeting { says: outgoing(transport, &request)?, hears: b"" }
             }
@@ -193,38 +221,55 @@ impl Subject {
         if !matches!(self.way, Way::Relay { has_api: true }) {
             return Ok(());
         }
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let now = self.stat(name)?;
-            if now == value {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("{name} is {now}, not {value}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until_stat_of(self.addr, name, value)
     }
 
     /// What the relay's own `/api/v1/stats` says.
     pub(crate) fn stat(&self, name: &str) -> anyhow::Result<u64> {
-        let mut leg = Leg::connect(self.addr, Transport::Tcp)?;
-        let request = format!(
-            "GET /api/v1/stats HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\
-             Authorization: Bearer {TOKEN}\r\n\r\n"
-        );
-        leg.send_raw(request.as_bytes())?;
-        let mut answer = String::new();
-        leg.socket.read_to_string(&mut answer)?;
-        let body = answer.split_once("\r\n\r\n").context("no answer of the admin API")?.1;
-        let stats: serde_json::Value = serde_json::from_str(body)
-            .with_context(|| format!("the admin API answers {answer}"))?;
-        stats[name].as_u64().with_context(|| format!("no {name} in {stats}"))
+        stat_of(self.addr, name)
     }
 }
 
+/// Until the `/api/v1/stats` of the relay at `addr` says so.
+pub(crate) fn until_stat_of(addr: SocketAddr, name: &str, value: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = stat_of(addr, name)?;
+        if now == value {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("{name} is {now}, not {value}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What the `/api/v1/stats` of the relay at `addr` says.
+pub(crate) fn stat_of(addr: SocketAddr, name: &str) -> anyhow::Result<u64> {
+    let (_, body) = get(addr, "/api/v1/stats")?;
+    let stats: serde_json::Value =
+        serde_json::from_str(&body).with_context(|| format!("the admin API answers {body}"))?;
+    stats[name].as_u64().with_context(|| format!("no {name} in {stats}"))
+}
+
+/// Asks the admin door: the status and the body.
+pub(crate) fn get(addr: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut leg = Leg::connect(addr, Transport::Tcp)?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\
+         Authorization: Bearer {TOKEN}\r\n\r\n"
+    );
+    leg.send_raw(request.as_bytes())?;
+    let mut answer = String::new();
+    leg.socket.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer of the admin door")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.context("no status")?, body.to_owned()))
+}
+
 /// As in production, save that nothing is ever too idle or too many here.
-fn relay(variant: &Variant, logs: Logs, addr: SocketAddr) -> Command {
+pub(crate) fn relay(variant: &Variant, logs: Logs, addr: SocketAddr) -> Command {
     let mut command = Command::new(&variant.binary);
     command.env_clear().arg("--listen").arg(addr.to_string());
     command.env("RELAY__ADMIN__TOKEN", TOKEN);
