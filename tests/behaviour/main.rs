@@ -5,6 +5,7 @@ mod acme;
 mod admin;
 mod arrivals;
 mod autobahn;
+mod balancers;
 mod bandwidth;
 mod bulk;
 mod by_hand;

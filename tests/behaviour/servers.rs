@@ -71,18 +71,28 @@ pub(crate) fn free_addr() -> SocketAddr {
 /// HAProxy between a port of its own and `to`, whose `server` line ends with `options`; `None`
 /// where there is none.
 pub(crate) async fn haproxy(mode: &str, to: SocketAddr, options: &str) -> Option<Server> {
-    let program = program("haproxy", "Debian: haproxy")?;
-    let addr = free_addr();
-    let server = Server::start(addr, |dir| {
-        let config = format!(
+    let server = haproxy_with(|addr| {
+        format!(
             "global\n maxconn 100\n\
              defaults\n {mode}\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
              timeout tunnel 1h\n\
              frontend clients\n bind {addr}\n default_backend relay\n\
              backend relay\n source {PROXY}\n server relay {to} {options}\n"
-        );
+        )
+    });
+    server.await
+}
+
+/// HAProxy with a configuration in which the address is where it is to listen; `None` where there
+/// is none.
+pub(crate) async fn haproxy_with(
+    configuration: impl FnOnce(SocketAddr) -> String,
+) -> Option<Server> {
+    let program = program("haproxy", "Debian: haproxy")?;
+    let addr = free_addr();
+    let server = Server::start(addr, |dir| {
         let file = dir.join("haproxy.cfg");
-        fs::write(&file, config).expect("a file");
+        fs::write(&file, configuration(addr)).expect("a file");
         let mut command = Command::new(program);
         // In the foreground.
         command.env_clear().arg("-db").arg("-f").arg(file);
