@@ -70,7 +70,7 @@ use self::{
 use super::directory::Node;
 use crate::{
     config::Secret,
-    net::{liveness::Liveness, read::read_some, stream::Stream},
+    net::{liveness::Liveness, read::read_some, stream::Stream, tls::mutual::MutualTls},
 };
 
 /// What this node needs to speak with others.
@@ -78,6 +78,8 @@ pub struct Links {
     me: Arc<Node>,
     root: Root,
     versions: RangeInclusive<u32>,
+    /// Where nodes show each other certificates.
+    tls: Option<Arc<MutualTls>>,
     timeout: Duration,
     liveness: Liveness,
 }
@@ -106,19 +108,20 @@ pub struct Greeted {
 }
 
 impl Links {
-    /// Speaks as `me`, and proves it by `secret`. A conversation may take `timeout`; `liveness` is
-    /// what connections to other nodes get.
+    /// Speaks as `me`, and proves it by `secret`, within TLS if there is any. A conversation may
+    /// take `timeout`; `liveness` is what connections to other nodes get.
     ///
     /// # Errors
     /// When the system has no memory left.
     pub fn new(
         me: Arc<Node>,
         secret: &Secret,
+        tls: Option<Arc<MutualTls>>,
         timeout: Duration,
         liveness: Liveness,
     ) -> Result<Self, NoKey> {
         let root = Root::new(secret.expose())?;
-        Ok(Self { me, root, versions: VERSIONS, timeout, liveness })
+        Ok(Self { me, root, versions: VERSIONS, tls, timeout, liveness })
     }
 
     /// Begins a conversation with another node, up to what it hears first; that it knows the
@@ -138,6 +141,9 @@ impl Links {
         socket.set_nodelay(true)?;
         self.liveness.apply(&socket)?;
         let (mut stream, mut inbox) = (Stream::connected(socket), BytesMut::new());
+        if let Some(tls) = &self.tls {
+            stream = tls.connect(stream, host(&to.address)).await?;
+        }
         let greeting = hear(&mut stream, &mut inbox, Kind::Greeting, LONGEST).await?;
         let version = self.caller(to).greeted(&greeting)?;
         Ok(Greeted { stream, inbox, greeting, version, to: Arc::clone(to) })
@@ -169,6 +175,9 @@ impl Links {
     /// When it does not prove that it is a node, or in time.
     pub async fn accept(&self, mut stream: Stream) -> Result<(Link, Purpose, Peer), LinkError> {
         let deadline = Instant::now() + self.timeout;
+        if let Some(tls) = &self.tls {
+            stream = by(deadline, async { Ok(tls.accept(stream).await?) }).await?;
+        }
         let greeting = handshake::greeting(&self.me, &self.versions, fresh()?);
         let (mut inbox, mut outbox) = (BytesMut::new(), BytesMut::new());
         put(Kind::Greeting, &greeting, &mut outbox)?;
@@ -302,6 +311,12 @@ async fn refuse(stream: &mut Stream, refusal: &Refusal) -> Result<(), LinkError>
     let mut unread = BytesMut::new();
     while unread.len() < LONGEST && read_some(stream, &mut unread).await? > 0 {}
     Ok(())
+}
+
+/// The host of an address: what stands before its port, and in no brackets.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn fresh() -> Result<Fresh, LinkError> {

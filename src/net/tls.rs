@@ -1,10 +1,12 @@
-//! TLS on the relay's own port: what certificate is shown, and the handshake.
+//! TLS on the relay's own port: what certificate is shown, and the handshake; and between nodes,
+//! which is `mutual`'s.
 //!
 //! Whence a certificate comes is for whoever calls [`TlsTerminator::present`]: from files it is
 //! `files`' and `certificate`'s. What a session does after its handshake is `session`'s.
 
 pub mod certificate;
 pub mod files;
+pub mod mutual;
 mod scratch;
 mod session;
 

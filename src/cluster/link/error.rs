@@ -8,6 +8,7 @@ use super::{
     message::{Refusal, Why},
     seal::NoKey,
 };
+use crate::net::tls::{HandshakeError, mutual::ANY_NODE};
 
 /// Why two nodes do not come to terms. Which other node it was is for whoever tells of it to say.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,12 @@ pub enum LinkError {
     /// It had to give way before it had said who it is, to others that have not either.
     #[error("too many connect to cluster.listen and do not say who they are")]
     SentAway,
+    /// TLS between nodes.
+    #[error(
+        "{0}; with cluster.tls every node needs a certificate by cluster.tls.ca, for its host or for {any}",
+        any = ANY_NODE
+    )]
+    Tls(#[source] HandshakeError),
     /// The connection.
     #[error("the connection failed: {0}")]
     Io(#[source] io::Error),
@@ -80,9 +87,24 @@ pub enum LinkError {
 
 impl From<io::Error> for LinkError {
     fn from(error: io::Error) -> Self {
+        // In TLS 1.3 who dials is told only now that it is not believed.
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(fault) = tls {
+            return Self::Tls(HandshakeError::Tls(fault.clone()));
+        }
         match error.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::HungUp,
             _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<HandshakeError> for LinkError {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::HungUp => Self::HungUp,
+            HandshakeError::Io(fault) => Self::Io(fault),
+            fault @ HandshakeError::Tls(_) => Self::Tls(fault),
         }
     }
 }
@@ -101,6 +123,7 @@ impl LinkError {
             Self::TimedOut => "timeout",
             Self::HungUp => "hung_up",
             Self::SentAway => "displaced",
+            Self::Tls(_) => "tls_handshake",
             Self::NotANode(_) | Self::Malformed => "unknown_protocol",
             Self::Unreachable(_) | Self::Io(_) | Self::OwnMessage | Self::NoKey(_) => "io",
         })

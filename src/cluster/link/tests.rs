@@ -23,7 +23,7 @@ fn links(instance: u64, address: &str, secret: &str) -> Links {
         address: address.into(),
     };
     let liveness = Liveness::new(PATIENCE, PATIENCE);
-    Links::new(Arc::new(node), &Secret::new(secret), PATIENCE, liveness).unwrap()
+    Links::new(Arc::new(node), &Secret::new(secret), None, PATIENCE, liveness).unwrap()
 }
 
 /// A host that listens, and the caller that knows it.

@@ -23,6 +23,8 @@ pub struct Paths {
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// The section of the configuration whose `cert` and `key` these are.
+    pub section: &'static str,
 }
 
 /// What the two files hold, or why they cannot be read.
@@ -45,9 +47,11 @@ pub struct Certificate {
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// One cannot be read.
-    #[error("{setting}: cannot read {path}: {source}", path = path.display())]
+    #[error("{section}.{setting}: cannot read {path}: {source}", path = path.display())]
     Unreadable {
-        /// The setting that names it.
+        /// The section.
+        section: &'static str,
+        /// The setting there that names it.
         setting: &'static str,
         /// The file.
         path: PathBuf,
@@ -56,36 +60,44 @@ pub enum CertificateError {
     },
     /// There is no certificate.
     #[error(
-        "tls.cert: {0} holds no certificate: PEM is wanted, the server's own certificate first"
+        "{section}.cert: {path} holds no certificate: PEM is wanted, the server's own certificate first",
+        section = .0.section, path = .0.cert.display()
     )]
-    NoCertificate(PathBuf),
+    NoCertificate(Box<Paths>),
     /// There is no key.
     #[error(
-        "tls.key: {0} holds no private key: PEM is wanted, PKCS #8, PKCS #1 or SEC 1, not encrypted"
+        "{section}.key: {path} holds no private key: PEM is wanted, PKCS #8, PKCS #1 or SEC 1, not encrypted",
+        section = .0.section, path = .0.key.display()
     )]
-    NoKey(PathBuf),
+    NoKey(Box<Paths>),
     /// The first certificate is none.
-    #[error("tls.cert: the first certificate in {path} is malformed: {source}", path = path.display())]
+    #[error(
+        "{section}.cert: the first certificate in {path} is malformed: {source}",
+        section = paths.section, path = paths.cert.display()
+    )]
     Malformed {
-        /// The file.
-        path: PathBuf,
+        /// The files.
+        paths: Box<Paths>,
         /// What is wrong.
         source: Error,
     },
     /// The key is none that can sign.
-    #[error("tls.key: the key in {path} cannot be used: {source}", path = path.display())]
+    #[error(
+        "{section}.key: the key in {path} cannot be used: {source}",
+        section = paths.section, path = paths.key.display()
+    )]
     UnusableKey {
-        /// The file.
-        path: PathBuf,
+        /// The files.
+        paths: Box<Paths>,
         /// What is wrong.
         source: Error,
     },
     /// They do not belong together.
     #[error(
-        "tls.cert, tls.key: the key in {key} is not that of the first certificate in {cert}",
-        key = .0.key.display(), cert = .0.cert.display()
+        "{section}.cert, {section}.key: the key in {key} is not that of the first certificate in {cert}",
+        section = .0.section, key = .0.key.display(), cert = .0.cert.display()
     )]
-    Mismatch(Paths),
+    Mismatch(Box<Paths>),
 }
 
 /// Longer than any chain; what is longer is some other file.
@@ -111,38 +123,43 @@ impl Paths {
         provider: &CryptoProvider,
     ) -> Result<Certificate, CertificateError> {
         let unreadable = |setting, path: &Path, kind: &io::ErrorKind| {
-            let (path, source) = (path.to_owned(), (*kind).into());
-            CertificateError::Unreadable { setting, path, source }
+            let (section, path, source) = (self.section, path.to_owned(), (*kind).into());
+            CertificateError::Unreadable { section, setting, path, source }
         };
         let cert = contents.cert.as_ref();
-        let cert = cert.map_err(|kind| unreadable("tls.cert", &self.cert, kind))?;
+        let cert = cert.map_err(|kind| unreadable("cert", &self.cert, kind))?;
         let key = contents.key.as_ref();
-        let key = key.map_err(|kind| unreadable("tls.key", &self.key, kind))?;
+        let key = key.map_err(|kind| unreadable("key", &self.key, kind))?;
         let chain: Vec<_> = CertificateDer::pem_slice_iter(cert).filter_map(Result::ok).collect();
         let first = chain.first();
-        let first = first.ok_or_else(|| CertificateError::NoCertificate(self.cert.clone()))?;
+        let first = first.ok_or_else(|| CertificateError::NoCertificate(self.boxed()))?;
         let not_after = not_after(first).ok_or_else(|| self.malformed(malformed()))?;
         let key = PrivateKeyDer::from_pem_slice(key);
-        let key = key.map_err(|_| CertificateError::NoKey(self.key.clone()))?;
+        let key = key.map_err(|_| CertificateError::NoKey(self.boxed()))?;
         let key = provider.key_provider.load_private_key(key);
         let key = key.map_err(|source| {
-            let path = self.key.clone();
-            CertificateError::UnusableKey { path, source }
+            let paths = self.boxed();
+            CertificateError::UnusableKey { paths, source }
         })?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             // Some keys do not tell what their public half is.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(Error::InconsistentKeys(_)) => {
-                return Err(CertificateError::Mismatch(self.clone()));
+                return Err(CertificateError::Mismatch(self.boxed()));
             }
             Err(fault) => return Err(self.malformed(fault)),
         }
         Ok(Certificate { certified: Arc::new(certified), not_after })
     }
 
+    /// As errors have it, which are to be small.
+    fn boxed(&self) -> Box<Self> {
+        Box::new(self.clone())
+    }
+
     fn malformed(&self, source: Error) -> CertificateError {
-        CertificateError::Malformed { path: self.cert.clone(), source }
+        CertificateError::Malformed { paths: self.boxed(), source }
     }
 }
 
@@ -150,7 +167,8 @@ fn malformed() -> Error {
     Error::InvalidCertificate(rustls::CertificateError::BadEncoding)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// What a file of certificates or keys holds, if that is not too long for it.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -201,7 +201,11 @@ pub fn validity(config: &TlsConfig, dir: &Path) -> Result<Option<Timestamp>, Cer
 /// Where the certificate is that `config` names, if it names one.
 fn paths(config: &TlsConfig, dir: &Path) -> Option<Paths> {
     let is_set = !config.cert.as_os_str().is_empty();
-    is_set.then(|| Paths { cert: dir.join(&config.cert), key: dir.join(&config.key) })
+    is_set.then(|| Paths {
+        cert: dir.join(&config.cert),
+        key: dir.join(&config.key),
+        section: "tls",
+    })
 }
 
 fn seconds_left(not_after: Timestamp) -> i64 {

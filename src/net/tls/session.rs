@@ -6,6 +6,8 @@
 //! what a small read left of another, and one write's ciphertext that the socket has not taken:
 //! nothing more is sealed before that has gone.
 
+mod side;
+
 use std::{
     fmt,
     io::{self, IoSlice},
@@ -13,13 +15,10 @@ use std::{
     task::{Poll, ready},
 };
 
-use rustls::{
-    Error, HandshakeKind, ServerConfig,
-    server::UnbufferedServerConnection,
-    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
-};
+use rustls::{ClientConfig, Error, HandshakeKind, ServerConfig, pki_types::ServerName};
 use tokio::io::ReadBuf;
 
+use self::side::{Outgoing, Sealed, Side, Step};
 use super::scratch::{READ, RECORD, Scratch, with_scratch};
 
 /// What a record costs to open, in bytes that it costs as much to move: a flood of tiny records
@@ -38,7 +37,7 @@ pub(in crate::net) trait Socket {
 
 /// The state of one session.
 pub(in crate::net) struct Session {
-    tls: UnbufferedServerConnection,
+    tls: Side,
     /// The beginning of a record, or of a handshake message, whose end has not come.
     partial: Vec<u8>,
     /// Opened and not read yet, from `read` on.
@@ -58,10 +57,24 @@ pub(in crate::net) struct Session {
 }
 
 impl Session {
-    /// A session whose handshake has not begun.
+    /// A server's session whose handshake has not begun.
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        Ok(Self {
-            tls: UnbufferedServerConnection::new(config)?,
+        Side::server(config).map(Self::of)
+    }
+
+    /// A client's session with the server `name`, whose hello is sealed.
+    pub(super) fn client(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, Error> {
+        let mut session = Self::of(Side::client(config, name)?);
+        session.open(&mut [], None);
+        Ok(session)
+    }
+
+    const fn of(tls: Side) -> Self {
+        Self {
+            tls,
             partial: Vec::new(),
             opened: Vec::new(),
             read: 0,
@@ -71,7 +84,7 @@ impl Session {
             ended: false,
             closing: false,
             fault: None,
-        })
+        }
     }
 
     /// Whether the handshake is not over.
@@ -228,12 +241,11 @@ impl Session {
         if std::mem::replace(&mut self.closing, true) || self.fault.is_some() {
             return;
         }
-        let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut self.partial);
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state {
-            let mut alert = [0; 256];
-            // Too little room there cannot be, and whoever cannot write is not told.
-            let len = traffic.queue_close_notify(&mut alert).unwrap_or(0);
-            self.sealed.extend_from_slice(&alert[..len]);
+        let mut alert = [0; 256];
+        let Self { tls, partial, sealed, .. } = self;
+        // Too little room there cannot be, and whoever cannot write is not told.
+        if let Ok(Sealed::Done(Ok(len))) = tls.seal(partial, Outgoing::Close, &mut alert, sealed) {
+            sealed.extend_from_slice(&alert[..len]);
         }
     }
 
@@ -281,39 +293,25 @@ impl Session {
 
     /// Opens every whole record of `incoming`, and keeps what is left of it.
     fn open(&mut self, incoming: &mut [u8], mut buf: Option<&mut ReadBuf<'_>>) {
-        self.toil += incoming.len();
+        let Self { tls, sealed, opened, toil, .. } = self;
+        *toil += incoming.len();
         let mut at = 0;
         loop {
-            let UnbufferedStatus { mut discard, state } =
-                self.tls.process_tls_records(&mut incoming[at..]);
-            let mut goes_on = true;
-            match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(Ok(record)) = traffic.next_record() {
-                        discard += record.discard;
-                        self.toil += RECORD_TOIL;
-                        let room = buf.as_ref().map_or(0, |buf| buf.remaining());
-                        let (now, later) = record.payload.split_at(room.min(record.payload.len()));
-                        if let Some(buf) = &mut buf {
-                            buf.put_slice(now);
-                        }
-                        self.opened.extend_from_slice(later);
-                    }
+            let (discard, step) = tls.step(&mut incoming[at..], sealed, |record| {
+                *toil += RECORD_TOIL;
+                let room = buf.as_ref().map_or(0, |buf| buf.remaining());
+                let (now, later) = record.split_at(room.min(record.len()));
+                if let Some(buf) = &mut buf {
+                    buf.put_slice(now);
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut self.sealed),
-                // It stands in `sealed`, before all else.
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::PeerClosed) => self.ended = true,
-                Ok(_) => goes_on = false,
-                Err(fault) => {
-                    at += discard;
-                    self.fail(fault, &mut incoming[at..]);
-                    return;
-                }
-            }
+                opened.extend_from_slice(later);
+            });
             at += discard;
-            if !goes_on {
-                break;
+            match step {
+                Ok(Step::GoesOn) => {}
+                Ok(Step::Ended) => self.ended = true,
+                Ok(Step::Waits) => break,
+                Err(fault) => return self.fail(fault, &mut incoming[at..]),
             }
         }
         let rest = &incoming[at..];
@@ -329,26 +327,19 @@ impl Session {
     fn fail(&mut self, fault: Error, rest: &mut [u8]) {
         self.fault = Some(fault);
         // No longer than that, or it would go on to read what it could not.
-        while self.tls.wants_write()
-            && let Ok(ConnectionState::EncodeTlsData(mut data)) =
-                self.tls.process_tls_records(rest).state
-        {
-            encode(&mut data, &mut self.sealed);
-        }
+        while self.tls.wants_write() && self.tls.encode_one(rest, &mut self.sealed) {}
     }
 
     /// Seals `bytes` into `outgoing`: the length of the ciphertext.
     fn seal(&mut self, bytes: &[u8], outgoing: &mut [u8]) -> io::Result<usize> {
+        let Self { tls, partial, sealed, .. } = self;
         loop {
             // Whole records are opened where they are read: none is left in `partial`.
-            match self.tls.process_tls_records(&mut self.partial).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    return traffic.encrypt(bytes, outgoing).map_err(io::Error::other);
-                }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut self.sealed),
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::PeerClosed) => self.ended = true,
-                Ok(_) => return Err(io::ErrorKind::BrokenPipe.into()),
+            match tls.seal(partial, Outgoing::Bytes(bytes), outgoing, sealed) {
+                Ok(Sealed::Done(len)) => return len.map_err(io::Error::other),
+                Ok(Sealed::GoesOn) => {}
+                Ok(Sealed::Ended) => self.ended = true,
+                Ok(Sealed::Cannot) => return Err(io::ErrorKind::BrokenPipe.into()),
                 Err(fault) => return Err(broken(&fault)),
             }
         }
@@ -363,19 +354,6 @@ impl fmt::Debug for Session {
 
 fn broken(fault: &Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, fault.clone())
-}
-
-fn encode<D>(data: &mut EncodeTlsData<'_, D>, to: &mut Vec<u8>) {
-    let start = to.len();
-    loop {
-        match data.encode(&mut to[start..]) {
-            Err(EncodeError::InsufficientSize(lack)) if to.len() == start => {
-                to.resize(start + lack.required_size, 0);
-            }
-            Ok(len) => return to.truncate(start + len),
-            Err(_) => return to.truncate(start),
-        }
-    }
 }
 
 /// Copies as much of `from` as has room, so that many small pieces are not as many records.
