@@ -64,10 +64,32 @@ pub struct KeyStatus {
     pub traffic: u64,
     /// How many there may be.
     pub monthly_traffic: Option<u64>,
+    /// What all nodes have together, its relays and bytes this month; `None` without others.
+    pub of_all: Option<(u32, u64)>,
     /// Bytes of its relays since the start, both ways.
     pub bytes: u64,
     /// How often it was denied what it grants, by the reasons' names.
     pub denied: [(&'static str, u64); Denied::COUNTED.len()],
+}
+
+/// What this process has counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// Which month it is, such as `2026-11`.
+    pub month: String,
+    /// The keys that have quotas.
+    pub keys: Vec<KeyCount>,
+}
+
+/// The same of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyCount {
+    /// What it is called.
+    pub label: Arc<str>,
+    /// Its relays now.
+    pub active: u32,
+    /// Bytes of its relays since the start, this month.
+    pub month_bytes: u64,
 }
 
 impl KeyRing {
@@ -213,6 +235,29 @@ impl KeyRing {
         *told = expired;
     }
 
+    /// What this process has counted of the keys with quotas, for the other nodes.
+    pub fn counts(&self) -> Counts {
+        let (month, accounts) = self.ledger.accounts();
+        let with_quotas = accounts.iter().filter(|account| account.terms().have_quotas());
+        let keys = with_quotas.map(|account| KeyCount {
+            label: Arc::clone(&account.label),
+            active: account.active(),
+            month_bytes: account.here(),
+        });
+        Counts { month: month.to_string(), keys: keys.collect() }
+    }
+
+    /// The other nodes have counted this, by label, in that month: it counts here too. What is said
+    /// of another month than this is passed over.
+    pub fn hear_of_others(&self, month: &str, of: impl Fn(&str) -> (u32, u64)) {
+        self.ledger.each_in(month, |account| {
+            if account.terms().have_quotas() {
+                let (active, bytes) = of(&account.label);
+                account.hear_of_others(active, bytes);
+            }
+        });
+    }
+
     /// Keeps what the keys have carried. To be called every minute, and at the end; blocks.
     ///
     /// # Errors
@@ -253,6 +298,7 @@ impl KeyStatus {
             active: account.active(),
             max_relays,
             traffic: account.used(),
+            of_all: account.of_all(),
             monthly_traffic,
             bytes: account.bytes(),
             denied: std::array::from_fn(|index| (Denied::COUNTED[index], counts[index])),

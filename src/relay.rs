@@ -22,6 +22,7 @@ use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use self::{
     admission::AdmissionLayer,
     auth::RequireKeyLayer,
+    capacity::Capacity,
     pairing::{Pairing, WaitingRoom},
     passage::Newcomer,
     plane::BulkPlane,
@@ -66,6 +67,8 @@ pub struct Parts {
     pub draining: CancellationToken,
     /// The keys that are accepted.
     pub ring: Arc<KeyRing>,
+    /// How many relays there may be.
+    pub capacity: Capacity,
     /// The legs that wait.
     pub room: Arc<WaitingRoom>,
     /// The relays that are active.

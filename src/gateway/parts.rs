@@ -29,6 +29,7 @@ pub(super) fn parts(
     let throttle = Throttle::new(bandwidth, Arc::clone(&access), Arc::clone(metrics));
     let ring = keys::ring(config, dir)?;
     let limits = Live::new(config.relay.clone());
+    let capacity = Capacity::new(limits.clone());
     Ok(Parts {
         metrics: Arc::clone(metrics),
         refusals: Refusals::new(Arc::clone(metrics)),
@@ -38,10 +39,11 @@ pub(super) fn parts(
             Live::new(config.pairing.clone()),
             Arc::clone(&ring),
             Arc::clone(&access),
-            Capacity::new(limits.clone()),
+            capacity.clone(),
             Arc::clone(metrics),
         ),
         ring,
+        capacity,
         relays: ActiveRelays::new(
             shutdown.hard().clone(),
             Arc::clone(&throttle),

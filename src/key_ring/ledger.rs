@@ -125,6 +125,21 @@ impl Ledger {
         account
     }
 
+    /// This month, and the accounts that have something in it.
+    pub(super) fn accounts(&self) -> (Month, Vec<Arc<Account>>) {
+        let book = self.book();
+        (book.month, book.accounts.values().cloned().collect())
+    }
+
+    /// Does this to every account, if it is still that month.
+    pub(super) fn each_in(&self, month: &str, tell: impl Fn(&Account)) {
+        // Held, so that no month begins meanwhile.
+        let book = self.book();
+        if book.month.to_string() == month {
+            book.accounts.values().for_each(|account| tell(account));
+        }
+    }
+
     /// Begins a new month if it is time to.
     pub(super) fn turn_over(&self, now: Timestamp) {
         let month = Month::of(now);

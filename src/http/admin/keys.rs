@@ -36,9 +36,19 @@ pub(super) struct KeyView {
     /// In the calendar month (UTC), both ways.
     month_bytes: u64,
     month_bytes_limit: Option<u64>,
+    /// What its quotas are held to on a relay of more than one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<Together>,
     /// Since the start.
     bytes: u64,
     refused: Refused,
+}
+
+/// What all nodes have of it, the others as they last said.
+#[derive(Debug, Serialize)]
+struct Together {
+    relays_active: u32,
+    month_bytes: u64,
 }
 
 /// How often it was refused since the start.
@@ -74,6 +84,9 @@ impl KeyView {
                 .then(|| bandwidth.bits_per_second()),
             month_bytes: key.traffic,
             month_bytes_limit: key.monthly_traffic,
+            cluster: key
+                .of_all
+                .map(|(relays_active, month_bytes)| Together { relays_active, month_bytes }),
             bytes: key.bytes,
             refused: Refused { expired, max_relays, monthly_traffic },
         }
