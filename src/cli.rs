@@ -2,6 +2,7 @@
 
 mod check;
 mod keygen;
+mod nodes;
 mod probe;
 mod relays;
 mod serve;
@@ -35,6 +36,7 @@ Examples:
   mini_rust_desk_relay_server -p 21117 -k KEY    as hbbr is called
   mini_rust_desk_relay_server check              show what is in force, and where it comes from
   mini_rust_desk_relay_server relays list        who is relayed right now
+  mini_rust_desk_relay_server nodes              the nodes of a relay of more than one
   mini_rust_desk_relay_server probe 127.0.0.1    does it work, and how fast is it?
 
 Signals:
@@ -50,6 +52,8 @@ enum Command {
     Keygen(keygen::Keygen),
     /// List, show or close the active relays of a relay that runs.
     Relays(relays::Relays),
+    /// List the nodes of a relay that runs, and what each has to do.
+    Nodes(nodes::Nodes),
     /// Pair with itself through a relay: does it work, and how fast is it?
     Probe(probe::Probe),
 }
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(settings)) => check::run(settings),
         Some(Command::Keygen(keygen)) => keygen.run(),
         Some(Command::Relays(relays)) => relays.run(),
+        Some(Command::Nodes(nodes)) => nodes.run(),
         Some(Command::Probe(probe)) => probe.run(),
     };
     done.unwrap_or_else(|error| {

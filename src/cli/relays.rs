@@ -1,9 +1,11 @@
-//! `relays`: the active relays, one of them, and its end, over the admin API of a relay that runs.
+//! `relays`: the active relays, one of them, and its end, over the admin API of a relay that runs:
+//! of that node, of another one, or of all that there are.
 
 mod api;
 mod percent;
 mod place;
 mod view;
+mod whose;
 
 use std::{
     io::{self, Write as _},
@@ -17,9 +19,11 @@ use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
+pub(super) use self::view::nodes as nodes_table;
 use self::{
     api::{AdminApi, Answer},
     place::Place,
+    whose::Whose,
 };
 use super::tls::Trust;
 use crate::wire::rendezvous::Text;
@@ -34,6 +38,15 @@ Examples:
       one of them, for a program
   mini_rust_desk_relay_server relays close UUID --url https://10.0.0.5:21120 --ca cert.pem --token-file token
       on another machine: both sides are disconnected
+  mini_rust_desk_relay_server relays list --scope cluster --sort=-rate --limit 10
+      the ten busiest of all nodes, whichever of them is asked
+  mini_rust_desk_relay_server relays close UUID --scope cluster
+      wherever it is
+  mini_rust_desk_relay_server relays list --node relay-2
+      those of one node: `nodes` lists them
+
+A node that does not answer within 2 s is named on standard error, and the others are shown all the
+same: the exit code is 0 unless nothing could be shown or done.
 
 Without --url and --token the configuration says where the relay listens and what its token is, as
 it does for the relay itself: run this where the relay runs. A relay without a configured token
@@ -45,6 +58,8 @@ pub(super) struct Relays {
     #[command(subcommand)]
     act: Act,
     #[command(flatten)]
+    whose: Whose,
+    #[command(flatten)]
     access: Access,
     #[command(flatten)]
     trust: Trust,
@@ -53,7 +68,7 @@ pub(super) struct Relays {
 /// Where the admin API is, and what opens it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The admin API")]
-struct Access {
+pub(super) struct Access {
     /// Where the admin API is, by http or https [default: the configuration's first admin.listen, or
     /// else its first listen]
     #[arg(long, global = true, value_name = "URL")]
@@ -125,15 +140,26 @@ struct Filter {
 
 impl Relays {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self { access, trust, act } = self;
-        let Access { url, token, token_file, config, json } = access;
+        let Self { whose, access, trust, act } = self;
+        access.run(&trust, async |api, json| act.run(api, &whose, json).await)
+    }
+}
+
+impl Access {
+    /// Does something with the API, and prints what comes of it.
+    pub(super) fn run(
+        self,
+        trust: &Trust,
+        act: impl AsyncFnOnce(&AdminApi, bool) -> anyhow::Result<String>,
+    ) -> anyhow::Result<ExitCode> {
+        let Self { url, token, token_file, config, json } = self;
         let Place { url, token } = Place::find(url, token, token_file, config)?;
-        let api = AdminApi::new(&url, &token, &trust)?;
+        let api = AdminApi::new(&url, &token, trust)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        let text = runtime.block_on(act.run(&api, json))?;
+        let text = runtime.block_on(act(&api, json))?;
         // A reader such as `head` may go before all is written.
         let _ = io::stdout().write_all(text.as_bytes());
         Ok(ExitCode::SUCCESS)
@@ -141,16 +167,19 @@ impl Relays {
 }
 
 impl Act {
-    async fn run(self, api: &AdminApi, json: bool) -> anyhow::Result<String> {
+    async fn run(self, api: &AdminApi, whose: &Whose, json: bool) -> anyhow::Result<String> {
         let (method, path) = match &self {
-            Self::List(filter) => (Method::GET, format!("/relays{}", filter.query())),
-            Self::Show(Named { uuid }) => (Method::GET, one(uuid)),
-            Self::Close(Named { uuid }) => (Method::DELETE, one(uuid)),
+            Self::List(filter) => (Method::GET, format!("/relays{}", filter.query(whose))),
+            Self::Show(Named { uuid }) => (Method::GET, one(uuid, whose)),
+            Self::Close(Named { uuid }) => (Method::DELETE, one(uuid, whose)),
         };
         let answer = api.ask(method, &path).await?;
+        whose.tell_who_is_missing(&answer);
         match (&self, answer.status) {
             (_, StatusCode::OK) if json => return answer.text(),
             (_, StatusCode::OK) => {}
+            // It tells which of the two there is not, the node or the relay.
+            (_, StatusCode::NOT_FOUND) if whose.node.is_some() => return Err(api.says(&answer)),
             (Self::Show(Named { uuid }) | Self::Close(Named { uuid }), StatusCode::NOT_FOUND) => {
                 bail!(
                     "no active relay at {api} has the uuid {}: it may have ended, see `relays list`",
@@ -167,21 +196,32 @@ impl Act {
     }
 }
 
-fn one(uuid: &str) -> String {
-    format!("/relays/{}", percent::encoded(uuid))
+fn one(uuid: &str, whose: &Whose) -> String {
+    format!("/relays/{}{}", percent::encoded(uuid), query(&whose.pairs()))
 }
 
-fn read<T: DeserializeOwned>(api: &AdminApi, answer: &Answer) -> anyhow::Result<T> {
+/// As the query of a URL, empty or from its `?` on: what there is of these.
+fn query(pairs: &[(&str, Option<String>)]) -> String {
+    let given = pairs.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let mut query = String::new();
+    for (name, value) in given {
+        query.push(if query.is_empty() { '?' } else { '&' });
+        query.push_str(&format!("{name}={}", percent::encoded(value)));
+    }
+    query
+}
+
+pub(super) fn read<T: DeserializeOwned>(api: &AdminApi, answer: &Answer) -> anyhow::Result<T> {
     serde_json::from_slice(&answer.body).with_context(|| {
         format!("the answer from {api} is not an admin API's of this version: is --url right?")
     })
 }
 
 impl Filter {
-    /// As the query of a URL, empty or from its `?` on.
-    fn query(&self) -> String {
+    fn query(&self, whose: &Whose) -> String {
         let number = |n: Option<usize>| n.map(|n| n.to_string());
-        let pairs = [
+        let [scope, node] = whose.pairs();
+        query(&[
             ("uuid", self.uuid.clone()),
             ("target_id", self.target_id.clone()),
             ("connection_type", self.connection_type.clone()),
@@ -191,13 +231,8 @@ impl Filter {
             ("sort", self.sort.clone()),
             ("limit", number(self.limit)),
             ("offset", number(self.offset)),
-        ];
-        let given = pairs.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-        let mut query = String::new();
-        for (name, value) in given {
-            query.push(if query.is_empty() { '?' } else { '&' });
-            query.push_str(&format!("{name}={}", percent::encoded(value)));
-        }
-        query
+            scope,
+            node,
+        ])
     }
 }

@@ -24,7 +24,7 @@ use self::{address::Limits, addresses::Addresses, back_off::BackOff, ranges::Ran
 pub use self::{
     address::{AddressPermit, AddressState, WaitingPlace},
     addresses::site,
-    list::{ListEntry, ListFull, NetworkList, Source},
+    list::{Change, ListEntry, ListFull, NetworkList, Source},
 };
 use super::listener::Connection;
 use crate::config::{AccessConfig, Network, ProxyConfig};
@@ -79,7 +79,7 @@ pub struct Access {
 }
 
 /// One of the two lists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListName {
     /// Who is refused.
     Block,
@@ -257,6 +257,16 @@ impl Access {
         Ok(())
     }
 
+    /// Does many such changes of a list at once, as other nodes want them.
+    ///
+    /// # Errors
+    /// When too many were added already: those that found no place are left out.
+    pub fn change(&self, name: ListName, changes: &[(Network, Change)]) -> Result<(), ListFull> {
+        let done = self.list(name).change(changes);
+        self.note_change();
+        done
+    }
+
     /// Takes back what was added to a list; whether it was.
     pub fn remove(&self, name: ListName, network: Network) -> bool {
         let was_added = self.list(name).remove(network);
@@ -264,8 +274,8 @@ impl Access {
         was_added
     }
 
-    /// Takes back everything that was added to a list: how many.
-    pub fn remove_all(&self, name: ListName) -> usize {
+    /// Takes back everything that was added to a list: which.
+    pub fn remove_all(&self, name: ListName) -> Vec<Network> {
         let removed = self.list(name).remove_all();
         self.note_change();
         removed

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 16 << 20;
 
 /// An admin API.
-pub(super) struct AdminApi {
+pub(in crate::cli) struct AdminApi {
     /// For https.
     tls: Option<TlsClient>,
     host: String,
@@ -37,9 +37,9 @@ pub(super) struct AdminApi {
 }
 
 /// What it answered.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) body: Bytes,
+pub(in crate::cli) struct Answer {
+    pub(in crate::cli) status: StatusCode,
+    pub(in crate::cli) body: Bytes,
 }
 
 /// RFC 9457, as far as it is of use here.
@@ -76,7 +76,7 @@ impl AdminApi {
     }
 
     /// Asks for `path` below `/api/v1`.
-    pub(super) async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
+    pub(in crate::cli) async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}/api/v1{path}", self.prefix))
@@ -133,7 +133,7 @@ impl AdminApi {
     }
 
     /// What an answer that is not 200 OK means.
-    pub(super) fn refusal(&self, answer: &Answer) -> anyhow::Error {
+    pub(in crate::cli) fn refusal(&self, answer: &Answer) -> anyhow::Error {
         match answer.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => anyhow!(
                 "{self} refuses this admin token: give the one that is configured there, or that it printed to standard error at its start, with --token-file, --token or RELAY__ADMIN__TOKEN"
@@ -141,12 +141,20 @@ impl AdminApi {
             StatusCode::NOT_FOUND => anyhow!(
                 "there is no admin API at {self}: if the relay has admin.listen set, give that address with --url"
             ),
-            status => match serde_json::from_slice::<ProblemDocument>(&answer.body) {
-                Ok(problem) => {
-                    anyhow!("{self} says: {}", problem.detail.replace(char::is_control, "?"))
-                }
-                Err(_) => anyhow!("{self} answers {status}, as no admin API does: is --url right?"),
-            },
+            _ => self.says(answer),
+        }
+    }
+
+    /// What is wrong, in the API's own words.
+    pub(super) fn says(&self, answer: &Answer) -> anyhow::Error {
+        match serde_json::from_slice::<ProblemDocument>(&answer.body) {
+            Ok(problem) => {
+                anyhow!("{self} says: {}", problem.detail.replace(char::is_control, "?"))
+            }
+            Err(_) => {
+                let status = answer.status;
+                anyhow!("{self} answers {status}, as no admin API does: is --url right?")
+            }
         }
     }
 
@@ -165,7 +173,7 @@ impl fmt::Display for AdminApi {
 
 impl Answer {
     /// As it is, ended with a line break.
-    pub(super) fn text(&self) -> anyhow::Result<String> {
+    pub(in crate::cli) fn text(&self) -> anyhow::Result<String> {
         let text = std::str::from_utf8(&self.body).context("the answer is not text")?;
         Ok(format!("{}\n", text.trim_end()))
     }

@@ -1,6 +1,8 @@
 //! The API's answers as text for people. What clients chose themselves is escaped: it could
 //! upset a terminal.
 
+use std::collections::BTreeMap;
+
 use bytesize::ByteSize;
 use comfy_table::{Table, presets};
 use serde::Deserialize;
@@ -14,9 +16,34 @@ pub(super) struct Page {
     items: Vec<Relay>,
 }
 
+/// One page of nodes.
+#[derive(Deserialize)]
+pub(in crate::cli) struct Nodes {
+    total: usize,
+    items: Vec<Node>,
+}
+
+/// One node.
+#[derive(Deserialize)]
+struct Node {
+    name: String,
+    address: Option<String>,
+    version: String,
+    started: String,
+    heard_seconds: f64,
+    draining: bool,
+    relays_active: u64,
+    legs_waiting: u64,
+    legs_carried: u64,
+    bytes_per_second: u64,
+    this: bool,
+}
+
 /// One relay.
 #[derive(Deserialize)]
 pub(super) struct Relay {
+    /// Where it is, in an answer for all nodes.
+    node: Option<String>,
     uuid: String,
     target_id: Option<String>,
     connection_type: String,
@@ -46,6 +73,9 @@ struct Leg {
 #[derive(Deserialize)]
 pub(super) struct Closed {
     closed: usize,
+    /// In an answer for all nodes.
+    #[serde(default)]
+    by_node: BTreeMap<String, usize>,
 }
 
 /// A table, and how much of the whole it is.
@@ -55,7 +85,8 @@ pub(super) fn list(page: &Page) -> String {
         return footer;
     }
     let mut table = plain();
-    table.set_header([
+    let with_nodes = page.items.iter().any(|relay| relay.node.is_some());
+    let header = [
         "UUID",
         "TARGET",
         "TYPE",
@@ -66,10 +97,12 @@ pub(super) fn list(page: &Page) -> String {
         "FIRST SENT",
         "SECOND SENT",
         "RATE",
-    ]);
+    ];
+    table.set_header(with_nodes.then_some("NODE").into_iter().chain(header));
     for relay in &page.items {
         let [first, second] = &relay.legs;
-        table.add_row([
+        let node = with_nodes.then(|| relay.node.as_deref().map(safe).unwrap_or_default());
+        let row = [
             safe(&relay.uuid),
             relay.target(),
             safe(&relay.connection_type),
@@ -80,15 +113,45 @@ pub(super) fn list(page: &Page) -> String {
             size(first.sent_bytes),
             size(second.sent_bytes),
             rate(relay.bytes_per_second),
-        ]);
+        ];
+        table.add_row(node.into_iter().chain(row));
     }
     format!("{}\n\n{footer}", text(table))
+}
+
+/// A table of nodes, and how many there are.
+pub(in crate::cli) fn nodes(page: &Nodes) -> String {
+    let mut table = plain();
+    table.set_header([
+        "NODE", "ADDRESS", "VERSION", "STARTED", "HEARD", "STATE", "RELAYS", "WAITING", "CARRIED",
+        "RATE",
+    ]);
+    for node in &page.items {
+        let heard = if node.this { "this".to_owned() } else { ago(node.heard_seconds) };
+        table.add_row([
+            safe(&node.name),
+            node.address.as_deref().map_or_else(|| "-".to_owned(), safe),
+            safe(&node.version),
+            safe(&node.started),
+            heard,
+            if node.draining { "draining" } else { "serving" }.to_owned(),
+            node.relays_active.to_string(),
+            node.legs_waiting.to_string(),
+            node.legs_carried.to_string(),
+            rate(node.bytes_per_second),
+        ]);
+    }
+    let nodes = if page.total == 1 { "1 node".to_owned() } else { format!("{} nodes", page.total) };
+    format!("{}\n\n{} of {nodes}\n", text(table), page.items.len())
 }
 
 /// One line for each thing that is known.
 pub(super) fn one(relay: &Relay) -> String {
     let mut table = plain();
     let [first, second] = &relay.legs;
+    if let Some(node) = &relay.node {
+        table.add_row(["node", &safe(node)]);
+    }
     table.add_rows([
         ["uuid", &safe(&relay.uuid)],
         ["target id", &relay.target()],
@@ -108,8 +171,10 @@ pub(super) fn one(relay: &Relay) -> String {
 }
 
 /// A sentence.
-pub(super) fn closed(uuid: &str, Closed { closed }: &Closed) -> String {
-    format!("closed {} with the uuid {}\n", relays(*closed), safe(uuid))
+pub(super) fn closed(uuid: &str, Closed { closed, by_node }: &Closed) -> String {
+    let nodes: Vec<_> = by_node.keys().map(|node| safe(node)).collect();
+    let of = if nodes.is_empty() { String::new() } else { format!(" on {}", nodes.join(", ")) };
+    format!("closed {} with the uuid {}{of}\n", relays(*closed), safe(uuid))
 }
 
 impl Relay {
@@ -163,6 +228,11 @@ fn span(seconds: f64) -> String {
     Duration::from_secs(seconds as u64).to_string()
 }
 
+/// How long it is since then, to a tenth of a second.
+fn ago(seconds: f64) -> String {
+    if seconds < 10.0 { format!("{seconds:.1}s ago") } else { format!("{} ago", span(seconds)) }
+}
+
 fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
 }
@@ -208,9 +278,49 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_chose_cannot_upset_a_terminal() {
-        for text in [list(&page(1)), one(&page(1).items[0]), closed("\u{7}", &Closed { closed: 2 })]
+    fn of_several_nodes_each_row_says_whose_it_is() {
+        let mut all = page(2);
+        assert!(!list(&all).contains("NODE"));
+        all.items[0].node = Some("relay-\u{7}1".to_owned());
+        let table = list(&all);
+        assert!(table.starts_with("NODE") && table.contains("\nrelay-"), "{table}");
+        assert!(!table.contains('\u{7}'), "{table:?}");
+        assert!(one(&all.items[0]).starts_with("node "));
+        let by_node = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]);
+        assert_eq!(
+            closed("u", &Closed { closed: 2, by_node }),
+            "closed 2 relays with the uuid u on a, b\n"
+        );
+    }
+
+    #[test]
+    fn nodes_are_a_table_too() {
+        let node = |name: &str, this: bool| {
+            serde_json::json!({
+                "name": name, "instance": "ff", "address": "10.0.0.1:21127", "version": "0.1.0",
+                "started": "2026-01-02T03:04:05Z", "heard_seconds": 0.52, "draining": !this,
+                "relays_active": 7, "legs_waiting": 2, "legs_carried": 1,
+                "bytes_per_second": 2048, "this": this,
+            })
+        };
+        let page = serde_json::json!({ "total": 2, "items": [node("a", true), node("b", false)] });
+        let table = nodes(&serde_json::from_value(page).unwrap());
+        let lines: Vec<_> = table.lines().collect();
+        for (line, part) in
+            [(1, "this"), (1, "serving"), (2, "0.5s ago"), (2, "draining"), (2, "2.0 KiB/s")]
         {
+            assert!(lines[line].contains(part), "{part} is missing in\n{table}");
+        }
+        assert_eq!(lines.last(), Some(&"2 of 2 nodes"));
+    }
+
+    #[test]
+    fn what_a_client_chose_cannot_upset_a_terminal() {
+        for text in [
+            list(&page(1)),
+            one(&page(1).items[0]),
+            closed("\u{7}", &Closed { closed: 2, by_node: BTreeMap::new() }),
+        ] {
             assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
         }
     }

@@ -1,6 +1,6 @@
 //! `/blocklist` and `/throttlelist`: the networks that are refused, and those whose relays are
-//! slowed down. What is added here is forgotten when the relay ends; what is to stay belongs into
-//! the configuration or the list's file.
+//! slowed down. What is added here holds on all nodes, and is forgotten when the relay ends, the last
+//! of its nodes; what is to stay belongs into the configuration or the list's file.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -72,6 +72,8 @@ pub(super) fn whole(name: ListName) -> MethodRouter<Arc<AdminState>> {
                     Extension(arrival): Extension<Arrival>,
                     Checked(NoParameters {})| {
             let removed = admin.parts.access.remove_all(name);
+            removed.iter().for_each(|&network| admin.nodes.unlisted(name, network));
+            let removed = removed.len();
             tracing::info!(by = %arrival.peer, removed, "{} emptied of what was added", label(name));
             Json(Removed { removed })
         },
@@ -114,7 +116,8 @@ fn add(
     let lasts = duration.map(Duration::get);
     let added = admin.parts.access.add(name, network, lasts);
     added.map_err(|full| Problem::new(StatusCode::CONFLICT, full.to_string()))?;
-    let forever = "until the relay ends".to_owned();
+    admin.nodes.listed(name, network, lasts);
+    let forever = "until it is taken back, or the relay ends".to_owned();
     let lasting = duration.map_or(forever, |duration| format!("for {duration}"));
     tracing::info!(by = %arrival.peer, "{} has {network} now, {lasting}", label(name));
     let entry = ListEntry { network, source: Source::Api, remaining: lasts };
@@ -131,6 +134,7 @@ fn remove(
         network.parse().map_err(|what: String| Problem::new(StatusCode::BAD_REQUEST, what))?;
     let access = &admin.parts.access;
     if access.remove(name, network) {
+        admin.nodes.unlisted(name, network);
         tracing::info!(by = %arrival.peer, "{} has {network} no more", label(name));
         return Ok(Json(Removed { removed: 1 }));
     }

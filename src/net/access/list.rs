@@ -60,6 +60,15 @@ pub enum Source {
     Api,
 }
 
+/// What becomes of a network that an operator adds or takes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is on the list until then, or for good.
+    Put(Option<Instant>),
+    /// It is not, as far as that goes.
+    Take,
+}
+
 /// Why a network cannot be added.
 #[derive(Debug, thiserror::Error)]
 #[error("{MOST_ADDED} networks were added already: put them into the file, or add larger networks")]
@@ -109,6 +118,25 @@ impl NetworkList {
         Ok(())
     }
 
+    /// Does many such changes at once. What finds no place is left out.
+    pub(super) fn change(&self, changes: &[(Network, Change)]) -> Result<(), ListFull> {
+        let (mut entries, mut done) = (self.lock(), Ok(()));
+        for &(network, change) in changes {
+            match change {
+                Change::Take => drop(entries.added.remove(&network)),
+                Change::Put(lapses) => {
+                    if entries.added.len() < MOST_ADDED || entries.added.contains_key(&network) {
+                        entries.added.insert(network, lapses);
+                    } else {
+                        done = Err(ListFull);
+                    }
+                }
+            }
+        }
+        self.lay_out(&entries);
+        done
+    }
+
     /// Takes back what was added; whether it was.
     pub(super) fn remove(&self, network: Network) -> bool {
         let mut entries = self.lock();
@@ -119,10 +147,10 @@ impl NetworkList {
         was_added
     }
 
-    /// Takes back everything that was added: how many.
-    pub(super) fn remove_all(&self) -> usize {
+    /// Takes back everything that was added: which.
+    pub(super) fn remove_all(&self) -> Vec<Network> {
         let mut entries = self.lock();
-        let removed = std::mem::take(&mut entries.added).len();
+        let removed = std::mem::take(&mut entries.added).into_keys().collect();
         self.lay_out(&entries);
         removed
     }
@@ -213,7 +241,7 @@ mod tests {
         assert!(remaining <= Duration::from_secs(60), "{remaining:?}");
         assert!(list.lapse(later));
         assert!(!contains(&list, "192.0.2.1") && contains(&list, "192.0.2.2"));
-        assert_eq!(list.remove_all(), 1);
+        assert_eq!(list.remove_all(), [network("192.0.2.2")]);
         assert!(list.entries().is_empty());
     }
 
