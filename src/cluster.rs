@@ -5,5 +5,6 @@
 
 pub mod directory;
 pub mod link;
+pub mod members;
 pub mod redis;
 pub mod router;

@@ -5,10 +5,14 @@
 //! told when it is back. What is asked is for `directory/redis.rs` and `members.rs`.
 
 mod connect;
+mod driver;
 
 use std::{
     fmt,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,39 +21,26 @@ use redis::{
     aio::MultiplexedConnection,
 };
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+    sync::{Notify, Semaphore, broadcast, mpsc, watch},
+    time::{Instant, timeout},
 };
 
 pub use self::connect::RedisConfigError;
-use self::connect::Target;
+use self::{connect::Target, driver::Driver};
 use super::directory::DirectoryError;
 use crate::config::ClusterConfig;
 
 /// How many questions may be with Redis at once; the rest wait, within their time.
 const IN_FLIGHT: usize = 512;
 
-/// The first pause between two tries to connect. It doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Where all nodes are told what concerns all, without the prefix.
+pub(super) const NEWS_CHANNEL: &str = "news";
 
-/// The longest one.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// A connection that has lasted this long was a good one: the pauses begin anew.
-const GOOD: Duration = Duration::from_secs(5);
+/// How much of that may wait for who is interested, who then is told that he has missed some.
+const NEWS: usize = 256;
 
 /// For how long Redis knows which start of its data this is, after the last node has gone.
-const EPOCH_KEPT: Duration = Duration::from_secs(3600);
-
-/// Writes, so that a server that may only be read, or is full, is found out.
-/// KEYS: the epoch. ARGV: one to begin with, and how long to keep it (ms). Returns the epoch.
-static EPOCH: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local epoch = redis.call('GET', KEYS[1]) or ARGV[1]
-         redis.call('SET', KEYS[1], epoch, 'PX', ARGV[2])
-         return epoch",
-    )
-});
+pub(super) const EPOCH_KEPT: Duration = Duration::from_secs(3600);
 
 /// Whether Redis answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,17 +85,11 @@ struct Inner {
     /// Something that was told unasked found no place.
     missed: Notify,
     health: watch::Sender<Health>,
-}
-
-/// What keeps a [`Redis`] connected; see [`Driver::run`].
-pub(super) struct Driver {
-    redis: Redis,
-    target: Target,
-    channels: Vec<String>,
-    scripts: Vec<&'static Script>,
-    told: mpsc::Sender<Told>,
-    check_every: Duration,
-    epoch: Option<String>,
+    /// Which start of its data Redis has shown last.
+    epoch: watch::Sender<Option<String>>,
+    /// Whether heartbeats show the epoch, so that nothing else has to ask for it.
+    has_heartbeats: AtomicBool,
+    news: broadcast::Sender<Vec<u8>>,
 }
 
 impl Redis {
@@ -127,16 +112,45 @@ impl Redis {
             broken: Notify::new(),
             missed: Notify::new(),
             health: watch::Sender::new(Health::Degraded { since: Instant::now(), why }),
+            epoch: watch::Sender::default(),
+            has_heartbeats: AtomicBool::new(false),
+            news: broadcast::Sender::new(NEWS),
         }));
-        let (check_every, epoch) = (config.heartbeat.get(), None);
-        let driver =
-            Driver { redis: redis.clone(), target, channels, scripts, told, check_every, epoch };
+        let check_every = config.heartbeat.get();
+        let driver = Driver { redis: redis.clone(), target, channels, scripts, told, check_every };
         Ok((redis, driver))
     }
 
     /// Whether Redis answers, now and from now on.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.0.health.subscribe()
+    }
+
+    /// Which start of its data Redis has: another one, and what it knew is gone.
+    pub fn epoch(&self) -> watch::Receiver<Option<String>> {
+        self.0.epoch.subscribe()
+    }
+
+    /// Somebody's heartbeats will show the epoch.
+    pub(super) fn has_heartbeats(&self) {
+        self.0.has_heartbeats.store(true, Ordering::Relaxed);
+    }
+
+    /// Redis has shown its epoch.
+    pub(super) fn saw_epoch(&self, epoch: &str) {
+        let is_new = self.0.epoch.send_if_modified(|known| {
+            let is_new = known.as_deref() != Some(epoch);
+            *known = Some(epoch.to_owned());
+            is_new
+        });
+        if is_new {
+            self.0.missed.notify_one();
+        }
+    }
+
+    /// What is said to all nodes, from now on.
+    pub fn news(&self) -> broadcast::Receiver<Vec<u8>> {
+        self.0.news.subscribe()
     }
 
     /// A key's or channel's full name.
@@ -221,98 +235,7 @@ impl Redis {
     }
 }
 
-impl Driver {
-    /// Connects, and connects anew for as long as this is polled. Ends when nobody takes any more
-    /// what is told.
-    pub(super) async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
-        while !self.told.is_closed() {
-            match self.connect().await {
-                Ok(number) => {
-                    let since = Instant::now();
-                    self.redis.is_up();
-                    if self.told.send(Told::Anew).await.is_err() {
-                        return;
-                    }
-                    self.stay(number).await;
-                    if since.elapsed() >= GOOD {
-                        pause = FIRST_PAUSE;
-                    }
-                }
-                Err(why) => {
-                    tracing::debug!(why, "no connection to Redis");
-                    self.redis.is_degraded(&why);
-                }
-            }
-            sleep(jittered(pause)).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
-        }
-    }
-
-    /// A connection that listens, and to a server that can be written to.
-    async fn connect(&mut self) -> Result<u64, String> {
-        let number = self.redis.current().0 + 1;
-        let (redis, told) = (self.redis.clone(), self.told.clone());
-        let told = Arc::new(move |push| redis.is_told(number, push, &told));
-        let connecting = timeout(self.target.patience(), self.target.connect(told));
-        let too_slow = |_| self.redis.too_slow();
-        let mut connection =
-            connecting.await.map_err(too_slow)?.map_err(|error| error.to_string())?;
-        let greeting = async {
-            let channels: Vec<_> =
-                self.channels.iter().map(|channel| self.redis.name(channel)).collect();
-            connection.subscribe(channels).await?;
-            for script in &self.scripts {
-                script.prepare_invoke().load_async(&mut connection).await?;
-            }
-            self.redis.epoch_call().invoke_async::<String>(&mut connection).await
-        };
-        let greeted = timeout(self.redis.0.timeout, greeting).await.map_err(too_slow)?;
-        self.epoch = Some(greeted.map_err(|error| error.to_string())?);
-        *self.redis.current() = (number, Some(connection));
-        Ok(number)
-    }
-
-    /// Until the connection is given up.
-    async fn stay(&mut self, number: u64) {
-        let mut check = interval_at(Instant::now() + self.check_every, self.check_every);
-        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while self.redis.is_current(number) {
-            let anew = tokio::select! {
-                () = self.redis.0.broken.notified() => continue,
-                () = self.redis.0.missed.notified() => true,
-                _ = check.tick() => self.has_forgotten().await,
-                () = self.told.closed() => return,
-            };
-            if anew && self.told.send(Told::Anew).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Whether Redis has lost its data without losing the connection.
-    async fn has_forgotten(&mut self) -> bool {
-        match self.redis.run::<String>(&self.redis.epoch_call()).await {
-            Ok(epoch) => self.epoch.replace(epoch.clone()).is_some_and(|before| before != epoch),
-            Err(_) => false,
-        }
-    }
-}
-
-impl Drop for Driver {
-    /// The connection knows whom it tells, and would be kept by that for ever.
-    fn drop(&mut self) {
-        self.redis.current().1 = None;
-    }
-}
-
 impl Redis {
-    fn epoch_call(&self) -> ScriptInvocation<'static> {
-        let mut call = EPOCH.key(self.name("epoch"));
-        call.arg(random().to_string()).arg(EPOCH_KEPT.as_millis().to_string());
-        call
-    }
-
     fn is_current(&self, number: u64) -> bool {
         let current = self.current();
         current.0 == number && current.1.is_some()
@@ -323,8 +246,11 @@ impl Redis {
         match push.kind {
             PushKind::Disconnection => self.gave_up(number, "the connection has ended"),
             PushKind::Message => {
-                let Some(message) = self.message(push.data) else { return };
-                if told.try_send(message).is_err() {
+                let Some((channel, payload)) = self.message(push.data) else { return };
+                if channel == NEWS_CHANNEL {
+                    // Nobody may be interested.
+                    let _ = self.0.news.send(payload);
+                } else if told.try_send(Told::Message { channel, payload }).is_err() {
                     self.0.missed.notify_one();
                 }
             }
@@ -332,7 +258,7 @@ impl Redis {
         }
     }
 
-    fn message(&self, data: Vec<Value>) -> Option<Told> {
+    fn message(&self, data: Vec<Value>) -> Option<(String, Vec<u8>)> {
         let [Value::BulkString(channel), Value::BulkString(payload)] =
             <[Value; 2]>::try_from(data).ok()?
         else {
@@ -340,18 +266,11 @@ impl Redis {
         };
         let channel = String::from_utf8(channel).ok()?;
         let channel = channel.strip_prefix(&self.0.prefix)?.to_owned();
-        Some(Told::Message { channel, payload })
+        Some((channel, payload))
     }
 }
 
-/// Half to all of it, so that a thousand nodes do not come at once.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(
-        0.5 + 0.5 * f64::from(u32::try_from(random() >> 32).unwrap_or(0)) / f64::from(u32::MAX),
-    )
-}
-
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     // Without an entropy source nothing here would be unsafe, only less spread.
     getrandom::u64().unwrap_or_default()
 }

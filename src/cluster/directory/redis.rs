@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Claimed, Directory, DirectoryError, Event, Holder, Instance, Node};
 use crate::{
-    cluster::redis::{Health, Redis, RedisConfigError, Told},
+    cluster::redis::{Health, NEWS_CHANNEL, Redis, RedisConfigError, Told},
     config::ClusterConfig,
     wire::rendezvous::RelayUuid,
 };
@@ -64,8 +64,9 @@ impl RedisDirectory {
     > {
         let (told, mut tells) = mpsc::channel(EVENTS);
         let channel = channel_of(me.instance);
-        let (redis, driver) =
-            Redis::new(config, vec![channel.clone()], vec![&CLAIM, &RELEASE], told)?;
+        let channels = vec![channel.clone(), NEWS_CHANNEL.to_owned()];
+        let scripts: Vec<&Script> = vec![&CLAIM, &RELEASE];
+        let (redis, driver) = Redis::new(config, channels, scripts, told)?;
         let (events, happens) = mpsc::channel(EVENTS);
         let tell = async move {
             while let Some(told) = tells.recv().await {
@@ -87,6 +88,11 @@ impl RedisDirectory {
     /// Whether Redis answers, now and from now on.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.redis.health()
+    }
+
+    /// The connection, for what else is asked of Redis.
+    pub fn redis(&self) -> Redis {
+        self.redis.clone()
     }
 
     /// One claim. `stale` is a holder's text, and the channel of its node where that is known.

@@ -1,0 +1,232 @@
+//! Who the nodes are, over a real Redis: what each says, and what all learn of it.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use mini_rust_desk_relay_server::{
+    cluster::{
+        directory::{Instance, Node, redis::RedisDirectory},
+        members::{Counts, Members, Others, Says, Usage},
+    },
+    config::{ClusterConfig, Secret},
+};
+use tokio::task::JoinHandle;
+
+use super::redis::Redis;
+use crate::support::eventually;
+
+const BEAT: Duration = Duration::from_millis(20);
+
+/// A node, as far as the others know it.
+struct TestNode {
+    members: Members,
+    says: Arc<Mutex<Says>>,
+    driving: JoinHandle<()>,
+}
+
+impl TestNode {
+    fn start(number: u64, redis: &Redis) -> Self {
+        let node = Arc::new(Node {
+            instance: Instance(number),
+            name: format!("node-{number}").into(),
+            address: format!("127.0.0.1:{number}").into(),
+        });
+        let config = ClusterConfig { redis: Secret::new(redis.url()), ..ClusterConfig::default() };
+        let (directory, mut events, drive) = RedisDirectory::new(&config, &node).expect("a URL");
+        let says = Arc::new(Mutex::new(Says { month: "2026-11".to_owned(), ..Says::default() }));
+        let said = Arc::clone(&says);
+        let says_now = move || said.lock().expect("no panic").clone();
+        let members = Members::new(directory.redis(), node, 1_700_000_000, BEAT, says_now);
+        let beats = members.clone();
+        let driving = tokio::spawn(async move {
+            tokio::join!(drive, beats.run(), async { while events.recv().await.is_some() {} });
+        });
+        Self { members, says, driving }
+    }
+
+    fn say(&self, change: impl FnOnce(&mut Says)) {
+        change(&mut self.says.lock().expect("no panic"));
+    }
+
+    fn use_key(&self, label: &str, active: u64, month_bytes: u64) {
+        let usage = Usage { active, month_bytes };
+        self.say(|says| says.labels.extend([(label.into(), usage)]));
+    }
+
+    fn others(&self) -> Arc<Others> {
+        Arc::clone(&self.members.others().borrow())
+    }
+
+    fn other_use(&self, label: &str) -> Usage {
+        self.others().labels.get(label).copied().unwrap_or_default()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let nodes = Arc::clone(&self.members.nodes().borrow());
+        nodes.values().map(|member| member.node.name.to_string()).collect()
+    }
+
+    async fn until_it_knows(&self, names: &[&str]) {
+        let what = format!("{names:?} are known");
+        eventually(&what, async || self.names() == names).await;
+    }
+
+    /// Without a goodbye.
+    fn dies(&self) {
+        self.driving.abort();
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        self.driving.abort();
+    }
+}
+
+#[tokio::test]
+async fn nodes_come_drain_go_and_die_and_all_know() {
+    let Some(redis) = Redis::start().await else { return };
+    let nodes: Vec<_> = (1..=4).map(|number| TestNode::start(number, &redis)).collect();
+    for node in &nodes {
+        node.until_it_knows(&["node-1", "node-2", "node-3", "node-4"]).await;
+    }
+    nodes[1].say(|says| says.draining = true);
+    eventually("that it drains is known", async || nodes[0].members.nodes().borrow()[&2].draining)
+        .await;
+    nodes[1].members.goodbye().await;
+    nodes[2].dies();
+    for node in [&nodes[0], &nodes[3]] {
+        node.until_it_knows(&["node-1", "node-4"]).await;
+    }
+    let _back = TestNode::start(3, &redis);
+    nodes[0].until_it_knows(&["node-1", "node-3", "node-4"]).await;
+}
+
+#[tokio::test]
+async fn what_others_count_is_added_up_and_what_the_dead_have_relayed_stays() {
+    let Some(redis) = Redis::start().await else { return };
+    let nodes: Vec<_> = (1..=3).map(|number| TestNode::start(number, &redis)).collect();
+    for (node, active) in nodes.iter().zip([1, 20, 300]) {
+        node.say(|says| says.counts = Counts { active, waiting: 7, ..Counts::default() });
+        node.use_key("key", active, 1000 * active);
+    }
+    let sees = async |node: &TestNode, active, month_bytes| {
+        let what = format!("others have {active} and {month_bytes}");
+        eventually(&what, async || {
+            node.others().counts.active == active
+                && node.other_use("key") == Usage { active, month_bytes }
+        })
+        .await;
+    };
+    sees(&nodes[0], 320, 320_000).await;
+    sees(&nodes[1], 301, 301_000).await;
+    assert_eq!(nodes[2].others().month, "2026-11");
+    // Less is active, and more was relayed.
+    nodes[2].say(|says| says.counts.active = 100);
+    nodes[2].use_key("key", 100, 400_000);
+    sees(&nodes[0], 120, 420_000).await;
+    nodes[2].dies();
+    sees(&nodes[0], 20, 420_000).await;
+    nodes[1].members.goodbye().await;
+    sees(&nodes[0], 0, 420_000).await;
+    // A key that is none any more.
+    let back = TestNode::start(4, &redis);
+    back.use_key("other", 5, 5);
+    eventually("a new key", async || nodes[0].other_use("other").active == 5).await;
+    back.say(|says| says.labels.clear());
+    eventually("no key", async || nodes[0].other_use("other").active == 0).await;
+    assert_eq!(nodes[0].other_use("other").month_bytes, 5);
+}
+
+#[tokio::test]
+async fn a_month_begins_with_nothing() {
+    let Some(redis) = Redis::start().await else { return };
+    let (one, other) = (TestNode::start(1, &redis), TestNode::start(2, &redis));
+    one.use_key("key", 0, 1000);
+    eventually("it is known", async || other.other_use("key").month_bytes == 1000).await;
+    for node in [&one, &other] {
+        node.say(|says| says.month = "2026-12".to_owned());
+    }
+    one.use_key("key", 0, 3);
+    eventually("the new month's", async || {
+        other.others().month == "2026-12" && other.other_use("key").month_bytes == 3
+    })
+    .await;
+}
+
+/// Two processes that are one after the other count as one in nothing: neither twice nor not at all.
+#[tokio::test]
+async fn a_node_that_is_counted_out_while_it_hangs_is_counted_once_when_it_goes_on() {
+    let Some(redis) = Redis::start().await else { return };
+    let (one, other) = (TestNode::start(1, &redis), TestNode::start(2, &redis));
+    other.use_key("key", 4, 4000);
+    let sees = async |active, month_bytes| {
+        let usage = Usage { active, month_bytes };
+        eventually(&format!("{usage:?}"), async || one.other_use("key") == usage).await;
+    };
+    sees(4, 4000).await;
+    other.dies();
+    sees(0, 4000).await;
+    let again = TestNode::start(2, &redis);
+    again.use_key("key", 4, 4500);
+    sees(4, 4500).await;
+}
+
+#[tokio::test]
+async fn all_is_said_anew_to_a_redis_that_has_forgotten() {
+    let Some(redis) = Redis::start().await else { return };
+    let (one, other) = (TestNode::start(1, &redis), TestNode::start(2, &redis));
+    other.use_key("key", 4, 4000);
+    one.until_it_knows(&["node-1", "node-2"]).await;
+    for restarts in [false, true] {
+        if restarts {
+            redis.restart().await;
+        } else {
+            let _: () = redis.ask("FLUSHALL").await.unwrap();
+        }
+        let third = TestNode::start(3, &redis);
+        one.until_it_knows(&["node-1", "node-2", "node-3"]).await;
+        eventually("the sums", async || {
+            third.other_use("key") == Usage { active: 4, month_bytes: 4000 }
+        })
+        .await;
+        third.members.goodbye().await;
+        one.until_it_knows(&["node-1", "node-2"]).await;
+    }
+}
+
+#[tokio::test]
+async fn the_list_has_what_each_counts() {
+    let Some(redis) = Redis::start().await else { return };
+    let (one, other) = (TestNode::start(1, &redis), TestNode::start(2, &redis));
+    other.say(|says| says.counts.waiting = 9);
+    eventually("it is listed", async || {
+        let list = one.members.list().await.unwrap_or_default();
+        list.len() == 2 && list[1].1.waiting == 9
+    })
+    .await;
+    let (member, counts) = one.members.list().await.unwrap().remove(0);
+    assert_eq!((&*member.node.name, member.started), ("node-1", 1_700_000_000));
+    assert_eq!(counts, Counts::default());
+}
+
+/// What Redis does for a heartbeat does not grow with the number of nodes.
+#[tokio::test]
+async fn a_heartbeat_costs_the_same_with_many_nodes() {
+    let Some(redis) = Redis::start().await else { return };
+    let mut costs = Vec::new();
+    let mut nodes = Vec::new();
+    for count in [2, 40] {
+        nodes.extend((nodes.len()..count).map(|number| TestNode::start(number as u64 + 1, &redis)));
+        for node in &nodes {
+            eventually("all are known", async || node.names().len() == count).await;
+        }
+        let _: () = redis.ask("CONFIG RESETSTAT").await.unwrap();
+        eventually("they beat", async || redis.calls().await.get("evalsha") > Some(&200)).await;
+        let calls = redis.calls().await;
+        costs.push(calls.values().sum::<u64>() as f64 / calls["evalsha"] as f64);
+    }
+    assert!(costs[1] < costs[0] * 1.3, "{costs:?}");
+}
