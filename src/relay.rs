@@ -4,6 +4,7 @@ pub mod admission;
 pub mod auth;
 pub mod capacity;
 pub mod entrance;
+pub mod guests;
 pub mod pairing;
 pub mod passage;
 pub mod plane;
@@ -23,6 +24,7 @@ use self::{
     admission::AdmissionLayer,
     auth::RequireKeyLayer,
     capacity::Capacity,
+    guests::Carrier,
     pairing::{Pairing, WaitingRoom},
     passage::Newcomer,
     plane::BulkPlane,
@@ -73,6 +75,8 @@ pub struct Parts {
     pub room: Arc<WaitingRoom>,
     /// The relays that are active.
     pub relays: Arc<ActiveRelays>,
+    /// The legs that are carried to other nodes.
+    pub carried: Arc<ActiveRelays>,
     /// How fast relays may go.
     pub throttle: Arc<Throttle>,
     /// The limits of relays.
@@ -89,6 +93,7 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct Core {
     splicer: Splicer,
+    carrier: Carrier,
     parts: Parts,
 }
 
@@ -114,7 +119,12 @@ impl Core {
         let pipes = Pipes::new(if parts.limits.get().kernel_splice { pipes::MOST } else { 0 });
         let (registry, limits) = (Arc::clone(&parts.relays), parts.limits.clone());
         let splicer = Splicer { registry, limits, pipes, bulk: Arc::clone(&parts.bulk) };
-        Self { splicer, parts }
+        let carrier = Carrier::new(&parts, &splicer);
+        // Of the room itself nothing is kept there.
+        let (relays, legs, route) = (splicer.clone(), parts.legs.clone(), parts.route.clone());
+        let act = move |matched| settle(&relays, &legs, route.as_deref(), matched);
+        parts.room.on_return(Box::new(act));
+        Self { splicer, carrier, parts }
     }
 
     /// A pair gets a task of its own, on the thread that its second leg came to: what led it here
@@ -131,10 +141,7 @@ impl Core {
 
     /// The same for a leg that did not come by the stack.
     fn settle(&self, matched: Match) {
-        match (matched, &self.parts.route) {
-            (Match::Parked(Some(leg)), Some(route)) => route.waits(leg),
-            (matched, _) => drop(self.splice(matched)),
-        }
+        settle(&self.splicer, &self.parts.legs, self.parts.route.as_deref(), matched);
     }
 
     /// Takes a leg on that waited in another process, if the key that let it in there is valid here
@@ -160,6 +167,18 @@ impl Core {
             Ok(matched) => self.settle(matched),
             Err(refusal) => self.parts.refusals.refuse(peer, refusal.label(), &refusal),
         }
+    }
+}
+
+/// What becomes of a leg that did not come by the stack.
+fn settle(splicer: &Splicer, legs: &TaskTracker, route: Option<&dyn Route>, matched: Match) {
+    match matched {
+        Match::Parked(leg) => {
+            if let Some((route, leg)) = route.zip(leg) {
+                route.waits(leg);
+            }
+        }
+        Match::Paired(paired) => drop(legs.spawn(splicer.splice(*paired))),
     }
 }
 

@@ -60,4 +60,5 @@ fn turn_out(parts: &Parts, connections: &ConnectionLimit) {
     connections.turn_out(is_blocked);
     parts.room.turn_out(is_blocked);
     parts.relays.turn_out(is_blocked);
+    parts.carried.turn_out(is_blocked);
 }

@@ -49,6 +49,11 @@ pub(super) fn parts(
             Arc::clone(&throttle),
             Arc::clone(metrics),
         ),
+        carried: ActiveRelays::carrying(
+            shutdown.hard().clone(),
+            Arc::clone(&throttle),
+            Arc::clone(metrics),
+        ),
         access,
         throttle,
         limits,

@@ -54,6 +54,7 @@ async fn sample(parts: Parts, exposition: Arc<Exposition>, shutdown: Shutdown) {
             return;
         }
         parts.relays.sample(last.elapsed());
+        parts.carried.sample(last.elapsed());
         parts.refusals.tell();
         parts.metrics.log_lines_lost.absolute(telemetry::lost());
         last = Instant::now();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::{Labelled, counters, gauge, seconds};
+use super::{Labelled, counter, counters, gauge, seconds};
 
 /// What came of a claim in the directory of waiting legs.
 const CLAIMS: [&str; 4] = ["mine", "held", "taken_over", "error"];
@@ -16,6 +16,8 @@ const HANDOVERS: [&str; 5] = ["handed_over", "nobody", "unreachable", "refused",
 pub struct Cluster {
     /// Legs whose peer is with another node, and whose bytes go there: those open now.
     pub carried: Gauge,
+    /// Bytes of such legs, both ways.
+    pub carried_bytes: Counter,
     /// Relays that are active here with a leg that another node carries.
     pub handed_in: Gauge,
     /// 1 while the directory cannot be asked.
@@ -35,6 +37,10 @@ impl Cluster {
             carried: gauge(
                 "relay_cluster_carried_legs",
                 "Legs that are relayed by another node and carried there by this one, now",
+            ),
+            carried_bytes: counter(
+                "relay_cluster_carried_bytes_total",
+                "Bytes of legs that this node carries to another, both ways",
             ),
             handed_in: gauge(
                 "relay_cluster_handed_in_relays",

@@ -8,7 +8,7 @@ mod socket;
 
 use std::{
     io::{self, IoSlice},
-    net::Shutdown,
+    net::{Shutdown, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -203,6 +203,17 @@ impl Stream {
     /// Whether it is TLS.
     pub const fn is_tls(&self) -> bool {
         matches!(self.0, Over::Tls(_))
+    }
+
+    /// Who is at its other end.
+    ///
+    /// # Errors
+    /// When that has gone.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match &self.0 {
+            Over::Plain(socket) => socket.peer_addr(),
+            Over::Tls(tls) => tls.parts().socket.peer_addr(),
+        }
     }
 
     /// How many bytes were accepted, and sealed, that the socket has not taken.

@@ -22,7 +22,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -31,8 +31,8 @@ use std::{
 
 use tower::Service;
 
-pub use self::lent::Lent;
-use self::{lent::Claims, onward::Elsewhere};
+pub use self::lent::{Lent, Reserved, Return};
+use self::{lent::Away, onward::Elsewhere};
 use super::{
     capacity::{ActivePlace, Capacity},
     passage::Way,
@@ -71,6 +71,7 @@ pub struct WaitingRoom {
     access: Arc<Access>,
     capacity: Capacity,
     metrics: Arc<Metrics>,
+    on_return: OnceLock<Return>,
 }
 
 #[derive(Default)]
@@ -82,7 +83,7 @@ struct Shard {
     /// Where legs wait since another process has taken over.
     onward: Option<Way>,
     /// Those who are out of the room for a moment.
-    lent: Claims,
+    lent: Away,
     /// The last that was given; a multiple of `SHARDS` before this part's own number.
     last_id: u64,
 }
@@ -190,6 +191,7 @@ impl WaitingRoom {
             access,
             capacity,
             metrics,
+            on_return: OnceLock::new(),
         })
     }
 

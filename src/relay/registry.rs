@@ -2,10 +2,13 @@
 //!
 //! A relay is in the registry from pairing until its [`RelayGuard`] drops, which writes the one
 //! closing record, whatever ended it. The bytes themselves are `splice`'s.
-
-mod closing;
+//!
+//! A leg that is carried to another node is relayed there, and limited and charged there. Here it is
+//! in a registry of its own, which counts its bytes and nothing else.
 
 mod bandwidth;
+mod closing;
+mod record;
 
 use std::{
     collections::HashMap,
@@ -21,13 +24,13 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use self::closing::ClosedBy;
+pub use self::record::RelayGuard;
 use super::{
-    capacity::ActivePlace,
-    request::{End, LegIndex, Paired, span},
+    request::{End, LegIndex, Paired},
     throttle::{Allowance, Throttle},
 };
 use crate::{
-    key_ring::{Grant, Seats, charge},
+    key_ring::{Grant, charge},
     metrics::Metrics,
     wire::{
         Transport,
@@ -45,6 +48,9 @@ pub struct ActiveRelays {
     end_all: CancellationToken,
     throttle: Arc<Throttle>,
     metrics: Arc<Metrics>,
+    carries: bool,
+    // Not with each relay: on a single node none has one.
+    vias: Mutex<HashMap<u64, Arc<str>>>,
 }
 
 /// One active relay: what is known of it, and what it counts. There are thousands, and eight bytes
@@ -71,6 +77,8 @@ pub struct ActiveRelay {
     close: CancellationToken,
     closed_by: ClosedBy,
     in_bulk: AtomicBool,
+    /// Whether another node has to do with it.
+    has_via: bool,
     /// How fast it may go.
     allowance: Allowance,
 }
@@ -92,15 +100,6 @@ pub struct ActiveLeg {
     rate: AtomicU32,
 }
 
-/// Keeps a relay in the registry, and reports its end exactly once.
-pub struct RelayGuard {
-    relay: Arc<ActiveRelay>,
-    registry: Arc<ActiveRelays>,
-    end: End,
-    _seats: Seats,
-    _place: ActivePlace,
-}
-
 impl ActiveRelays {
     /// None yet. All that come end with `end_all`, and are held to `throttle`'s limits.
     pub fn new(
@@ -108,24 +107,58 @@ impl ActiveRelays {
         throttle: Arc<Throttle>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::of(end_all, throttle, metrics, false))
+    }
+
+    /// The same for legs that are carried to other nodes: the first leg of each is the client's, the
+    /// second the connection to the node. No limit is theirs.
+    pub fn carrying(
+        end_all: CancellationToken,
+        throttle: Arc<Throttle>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self::of(end_all, throttle, metrics, true))
+    }
+
+    fn of(
+        end_all: CancellationToken,
+        throttle: Arc<Throttle>,
+        metrics: Arc<Metrics>,
+        carries: bool,
+    ) -> Self {
+        Self {
             relays: Mutex::default(),
             next_id: AtomicU64::new(1),
             closed_bytes: AtomicU64::new(0),
             end_all,
             throttle,
             metrics,
-        })
+            carries,
+            vias: Mutex::default(),
+        }
+    }
+
+    /// Whether these are legs that are carried to other nodes.
+    pub const fn carries(&self) -> bool {
+        self.carries
+    }
+
+    /// By which node its second leg came; of a leg that is carried, to which it goes. `None` where
+    /// no other node has to do with it.
+    pub fn via(&self, relay: &ActiveRelay) -> Option<Arc<str>> {
+        relay.has_via.then(|| self.vias().get(&relay.id).cloned()).flatten()
     }
 
     /// Enters a pair; it stays until the guard drops, which has its places on its keys.
     pub fn enter(self: &Arc<Self>, paired: &mut Paired) -> RelayGuard {
         let leg = |index: LegIndex| {
             let leg = &paired.legs[index.at()];
+            let via = paired.via.as_ref().filter(|_| index == LegIndex::Second);
             ActiveLeg {
                 address: leg.connection.peer,
                 transport: leg.transport,
-                tls: leg.connection.socket.is_tls(),
+                // A leg's own, and not that of the way between two nodes.
+                tls: via.map_or_else(|| leg.connection.socket.is_tls(), |via| via.tls),
                 grant: paired.grants[index.at()].clone(),
                 received: AtomicU64::new(0),
                 sampled: AtomicU64::new(0),
@@ -145,16 +178,20 @@ impl ActiveRelays {
             close: self.end_all.child_token(),
             closed_by: ClosedBy::default(),
             in_bulk: AtomicBool::new(false),
+            has_via: paired.via.is_some(),
             allowance: Allowance::default(),
         });
-        self.metrics.relay_begins(relay.transports());
-        self.metrics.wait.record(paired.waited);
+        if let Some(via) = &paired.via {
+            self.vias().insert(relay.id, Arc::clone(&via.node));
+        }
+        self.count_begin(&relay, paired.waited);
         self.lock().insert(relay.id, Arc::clone(&relay));
-        // Behind that: should the limits change now, the relay is found, or finds the new ones.
-        self.limit(&relay);
-        let (_seats, _place) =
-            (std::mem::take(&mut paired.seats), std::mem::take(&mut paired.place));
-        RelayGuard { relay, registry: Arc::clone(self), end: End::Aborted, _seats, _place }
+        if !self.carries {
+            // Behind that: should the limits change now, the relay is found, or finds the new ones.
+            self.limit(&relay);
+        }
+        let places = (std::mem::take(&mut paired.place), std::mem::take(&mut paired.seats));
+        RelayGuard::new(relay, Arc::clone(self), places)
     }
 
     /// A snapshot, in no order.
@@ -164,8 +201,10 @@ impl ActiveRelays {
 
     /// Ends those with a leg that comes from where `is_unwanted` says.
     pub fn turn_out(&self, is_unwanted: impl Fn(IpAddr) -> bool) {
+        // A node is nobody's address.
+        let clients = if self.carries { 1 } else { 2 };
         for relay in self.all() {
-            if relay.legs.iter().any(|leg| is_unwanted(leg.address.ip())) {
+            if relay.legs[..clients].iter().any(|leg| is_unwanted(leg.address.ip())) {
                 relay.closed_by.block();
                 relay.close.cancel();
             }
@@ -193,7 +232,7 @@ impl ActiveRelays {
     /// Takes the rates of all, and brings the metrics' byte counts up to date. To be called at an
     /// even interval, which `elapsed` is.
     pub fn sample(&self, elapsed: Duration) {
-        let downgrade = self.throttle.limits().downgrade();
+        let downgrade = self.throttle.limits().downgrade().filter(|_| !self.carries);
         for relay in self.all() {
             for leg in LegIndex::BOTH {
                 self.count_bytes(&relay, leg, Some(elapsed));
@@ -212,10 +251,17 @@ impl ActiveRelays {
             let rate = fresh as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
             leg.rate.store((rate as f32).to_bits(), Ordering::Relaxed);
         }
-        if fresh > 0 {
+        if fresh > 0 && self.carries {
+            self.metrics.cluster.carried_bytes.increment(fresh);
+        } else if fresh > 0 {
             self.metrics.bytes(leg.transport, relay.legs[from.other().at()].transport, fresh);
             charge(relay.grants(), fresh);
         }
+    }
+
+    fn vias(&self) -> MutexGuard<'_, HashMap<u64, Arc<str>>> {
+        // The same.
+        self.vias.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<ActiveRelay>>> {
@@ -319,59 +365,4 @@ impl ActiveLeg {
     pub fn rate(&self) -> u64 {
         f32::from_bits(self.rate.load(Ordering::Relaxed)) as u64
     }
-}
-
-impl RelayGuard {
-    /// The relay that it keeps.
-    pub const fn relay(&self) -> &Arc<ActiveRelay> {
-        &self.relay
-    }
-
-    /// Says why the relay ended.
-    pub fn end(mut self, end: End) {
-        self.end = end;
-    }
-}
-
-impl Drop for RelayGuard {
-    fn drop(&mut self) {
-        let (relay, registry) = (&self.relay, &self.registry);
-        {
-            let mut relays = registry.lock();
-            relays.remove(&relay.id);
-            registry.closed_bytes.fetch_add(relay.bytes(), Ordering::Relaxed);
-        }
-        for leg in LegIndex::BOTH {
-            registry.count_bytes(relay, leg, None);
-        }
-        let lasted = relay.age();
-        registry.metrics.relay_ends(relay.transports(), self.end.label(), lasted);
-        span(&relay.uuid).in_scope(|| log_end(relay, lasted, self.end));
-    }
-}
-
-/// The one line of a relay.
-fn log_end(relay: &ActiveRelay, lasted: Duration, end: End) {
-    let [first, second] = &relay.legs;
-    // The address after "Relay of" is the second leg's, as hbbr's own line has it.
-    tracing::info!(
-        uuid = %relay.uuid,
-        target_id = relay.target.as_ref().map(tracing::field::display),
-        conn_type = %relay.conn_type,
-        first = %first.address,
-        first_transport = first.transport.label(),
-        // Said of those that have it.
-        first_tls = first.tls.then_some(true),
-        first_bytes = first.received(),
-        first_key = first.grant.label(),
-        second = %second.address,
-        second_transport = second.transport.label(),
-        second_tls = second.tls.then_some(true),
-        second_bytes = second.received(),
-        second_key = second.grant.label(),
-        waited_ms = relay.waited().as_millis() as u64,
-        duration_ms = lasted.as_millis() as u64,
-        end = %end,
-        "Relay of {} closed", second.address
-    );
 }

@@ -47,7 +47,7 @@ use crate::{
         listener::{Connection, ConnectionPermit},
         stream::Stream,
     },
-    wire::websocket::ControlPayload,
+    wire::{Transport, websocket::ControlPayload},
 };
 
 /// How long a relay that is cut short may take to say so, and be heard.
@@ -135,7 +135,11 @@ impl Splice {
     fn new(paired: Paired, relay: Arc<ActiveRelay>, splicer: &Splicer) -> Self {
         let limits = splicer.limits.share();
         let max = limits.max_message_size.get();
-        let transports = [paired.legs[0].transport, paired.legs[1].transport];
+        let transports = match splicer.registry.carries() {
+            // Another node reads what its messages are.
+            true => [Transport::Tcp; 2],
+            false => [paired.legs[0].transport, paired.legs[1].transport],
+        };
         let [first, second] = paired.legs;
         let flows = [
             Flow::new(transports[0], transports[1], first.early, max),
@@ -408,7 +412,6 @@ mod tests {
             throttle::Throttle,
         },
         wire::{
-            Transport,
             rendezvous::{ConnType, Text},
             websocket::tests::masked,
         },

@@ -24,7 +24,7 @@ pub mod net {
 
 /// Every step on these is one that shuttle may put another thread's steps before.
 pub mod sync {
-    pub use real::sync::PoisonError;
+    pub use real::sync::{OnceLock, PoisonError};
     pub use shuttle::sync::{Arc, Mutex, MutexGuard, atomic};
 }
 

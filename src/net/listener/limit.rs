@@ -36,7 +36,8 @@ pub struct ConnectionLimit {
 
 /// One of the connections that may be open; given back when dropped.
 pub struct ConnectionPermit {
-    all: Arc<ConnectionLimit>,
+    /// `None`: it is not counted.
+    all: Option<Arc<ConnectionLimit>>,
     /// Its place among those of its address.
     pub address: AddressPermit,
     /// Until it has said who it is, if that had to be waited for.
@@ -119,7 +120,7 @@ impl ConnectionLimit {
         // Counted first: `permit` gives its place back also when there was none.
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         self.metrics.connections_open.increment(1.0);
-        let (all, address) = (Arc::clone(self), AddressPermit::default());
+        let (all, address) = (Some(Arc::clone(self)), AddressPermit::default());
         let permit = ConnectionPermit { all, address, stranger: None };
         let max = self.max();
         if before >= max && !self.make_room() {
@@ -144,9 +145,18 @@ impl ConnectionLimit {
 }
 
 impl ConnectionPermit {
+    /// That of a connection that was not accepted, but made from here: it has no place.
+    pub fn uncounted() -> Self {
+        Self { all: None, address: AddressPermit::default(), stranger: None }
+    }
+
     /// The connection has to be waited for: from here on it may have to give way.
     pub fn wait(&mut self) -> Arc<Stranger> {
-        Arc::clone(self.stranger.get_or_insert_with(|| self.all.strangers.enter()))
+        let enter = || match &self.all {
+            Some(all) => all.strangers.enter(),
+            None => Arc::<Strangers>::default().enter(),
+        };
+        Arc::clone(self.stranger.get_or_insert_with(enter))
     }
 
     /// Who has to be waited for.
@@ -172,8 +182,8 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let was_displaced = self.stranger.as_ref().is_some_and(|stranger| stranger.leave());
         // The place of who gave way was given to another.
-        if !was_displaced {
-            self.all.closed();
+        if let Some(all) = self.all.as_ref().filter(|_| !was_displaced) {
+            all.closed();
         }
     }
 }

@@ -7,8 +7,12 @@
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddr,
     sync::{Arc, MutexGuard, atomic::Ordering},
+    time::{Duration, Instant},
 };
+
+use tokio::runtime::Handle;
 
 use super::{
     super::{
@@ -20,25 +24,38 @@ use super::{
 use crate::{
     key_ring::Grant,
     net::{access::Denial, leg::Leg},
-    wire::rendezvous::RelayUuid,
+    wire::rendezvous::{ConnType, RelayUuid},
 };
 
-/// The claims of those who are lent: a claim may come while its leg is away.
-pub(super) type Claims = HashMap<WaitId, Option<Box<Claim>>>;
+/// Those who are lent.
+pub(super) type Away = HashMap<WaitId, Absent>;
 
-/// A leg that is out of the room. To be given back by [`WaitingRoom::put_back`]; if dropped it is
-/// hung up on.
-pub struct Lent {
-    waiting: Box<Waiting>,
-    away: Away,
+/// What the room keeps of a leg that is lent.
+pub(super) struct Absent {
+    uuid: RelayUuid,
+    since: Instant,
+    /// It may come while the leg is away.
+    claim: Option<Box<Claim>>,
 }
 
-/// Where the claim is kept of a leg that is lent; given back when dropped.
-struct Away {
+/// A leg that is out of the room. It is put back when this is dropped.
+pub struct Lent {
     room: Arc<WaitingRoom>,
     uuid: RelayUuid,
     id: WaitId,
+    /// Taken out when it goes on.
+    waiting: Option<Box<Waiting>>,
 }
+
+/// The same, with the places of a relay of it and the leg that it is lent to.
+pub struct Reserved {
+    // Given back first: the leg may need them when it is back.
+    places: Places,
+    lent: Lent,
+}
+
+/// What is done with a leg that is back, and with whom it met.
+pub type Return = Box<dyn Fn(Match) + Send + Sync>;
 
 impl WaitingRoom {
     /// Keeps a claim with its leg; whether that is still here. A leg that has one already keeps
@@ -47,7 +64,10 @@ impl WaitingRoom {
         let mut shard = self.shard(uuid);
         let Shard { waiting, lent, .. } = &mut *shard;
         let waiting = waiting.get_mut(uuid).filter(|waiting| waiting.id == id);
-        let place = waiting.map(|waiting| &mut waiting.claim).or_else(|| lent.get_mut(&id));
+        let place = match waiting {
+            Some(waiting) => Some(&mut waiting.claim),
+            None => lent.get_mut(&id).map(|absent| &mut absent.claim),
+        };
         place.map(|place| place.get_or_insert_with(|| Box::new(claim()))).is_some()
     }
 
@@ -63,9 +83,15 @@ impl WaitingRoom {
         all
     }
 
-    /// The leg of this name that waits here now.
-    pub fn waits(&self, uuid: &RelayUuid) -> Option<Waits> {
-        self.shard(uuid).waiting.get(uuid).map(|waiting| self.told(uuid.clone(), waiting))
+    /// The leg of this name that waits here now, or is lent.
+    pub fn find(&self, uuid: &RelayUuid) -> Option<Waits> {
+        let shard = self.shard(uuid);
+        if let Some(waiting) = shard.waiting.get(uuid) {
+            return Some(self.told(uuid.clone(), waiting));
+        }
+        let (id, absent) = shard.lent.iter().find(|(_, absent)| absent.uuid == *uuid)?;
+        let remaining = self.timeout().saturating_sub(absent.since.elapsed());
+        Some(Waits { uuid: uuid.clone(), id: *id, remaining })
     }
 
     /// What another node has to know of a leg that waits here.
@@ -92,12 +118,16 @@ impl WaitingRoom {
         self: &Arc<Self>,
         uuid: &RelayUuid,
         newcomer: &Grant,
-    ) -> Result<(Lent, Places), NotReserved> {
+    ) -> Result<Reserved, NotReserved> {
         loop {
-            let Lent { waiting, away } = self.lend(uuid, |_| true).ok_or(NotReserved::Nobody)?;
+            let mut lent = self.lend(uuid, |_| true).ok_or(NotReserved::Nobody)?;
+            let Some(waiting) = lent.waiting.take() else { return Err(NotReserved::Nobody) };
             let Some(waiting) = self.if_fit(uuid, waiting) else { continue };
             return match self.places([&waiting.grant, newcomer]) {
-                Ok(places) => Ok((Lent { waiting, away }, places)),
+                Ok(places) => {
+                    lent.waiting = Some(waiting);
+                    Ok(Reserved { places, lent })
+                }
                 Err(refusal) => {
                     // Both are told at once: neither could be paired.
                     self.left(uuid, *waiting, refusal.label());
@@ -109,29 +139,32 @@ impl WaitingRoom {
 
     /// Lends this leg, which is to leave for another node.
     pub fn depart(self: &Arc<Self>, uuid: &RelayUuid, id: WaitId) -> Option<Lent> {
-        let Lent { waiting, away } = self.lend(uuid, |waiting| waiting.id == id)?;
-        let waiting = self.if_fit(uuid, waiting)?;
-        Some(Lent { waiting, away })
+        let mut lent = self.lend(uuid, |waiting| waiting.id == id)?;
+        lent.waiting = Some(self.if_fit(uuid, lent.waiting.take()?)?);
+        Some(lent)
     }
 
     fn lend(self: &Arc<Self>, uuid: &RelayUuid, is_it: impl Fn(&Waiting) -> bool) -> Option<Lent> {
         let mut shard = self.shard(uuid);
-        let (uuid, mut waiting) = match shard.waiting.get(uuid) {
-            Some(waiting) if is_it(waiting) => shard.waiting.remove_entry(uuid)?,
-            _ => return None,
-        };
-        let id = waiting.id;
-        shard.lent.insert(id, waiting.claim.take());
-        Some(Lent { waiting, away: Away { room: Arc::clone(self), uuid, id } })
+        shard.waiting.get(uuid).filter(|waiting| is_it(waiting))?;
+        let mut waiting = shard.waiting.remove(uuid)?;
+        let (id, since, claim) = (waiting.id, waiting.since, waiting.claim.take());
+        shard.lent.insert(id, Absent { uuid: uuid.clone(), since, claim });
+        Some(Lent { room: Arc::clone(self), uuid: uuid.clone(), id, waiting: Some(waiting) })
+    }
+
+    /// Says what is done with those who come back; the first time only.
+    pub fn on_return(&self, act: Return) {
+        let _ = self.on_return.set(act);
     }
 
     /// Takes a leg back that was lent: it meets who came meanwhile, or waits on.
-    ///
-    /// # Errors
-    /// When it must go: because the room is closed, or no relay can be made of the two that meet.
-    pub fn put_back(self: &Arc<Self>, lent: Lent) -> Result<Match, RelayError> {
-        let Lent { waiting: mut back, away } = lent;
-        let uuid = &away.uuid;
+    fn put_back(
+        &self,
+        uuid: &RelayUuid,
+        id: WaitId,
+        mut back: Box<Waiting>,
+    ) -> Result<Match, RelayError> {
         // Whom nobody wants any more was turned out of the room while this was not in it.
         if self.access.is_blocked(back.leg.peer().ip()) {
             self.left(uuid, *back, Denial::Blocked.label());
@@ -139,8 +172,8 @@ impl WaitingRoom {
         }
         loop {
             let mut shard = self.shard(uuid);
-            if let Some(claim) = shard.lent.remove(&away.id) {
-                back.claim = claim;
+            if let Some(absent) = shard.lent.remove(&id) {
+                back.claim = absent.claim;
             }
             // As for one that parks.
             if self.closed.load(Ordering::Relaxed) {
@@ -201,26 +234,64 @@ impl WaitingRoom {
     }
 }
 
+impl Reserved {
+    /// Makes a pair of the leg and one that another node has handed over.
+    ///
+    /// # Errors
+    /// When its socket fails.
+    pub fn meet(self, comer: Comer) -> Result<Match, RelayError> {
+        let Self { places, lent } = self;
+        let (uuid, waiting) = lent.take()?;
+        pair(uuid, *waiting, comer, places)
+    }
+}
+
 impl Lent {
-    /// The name that it gave.
-    pub const fn uuid(&self) -> &RelayUuid {
-        &self.away.uuid
+    /// Who it is.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.waiting.as_ref().map(|waiting| waiting.leg.peer())
     }
 
-    /// Makes a pair of it and a leg that another node has handed over.
+    /// The leg, which leaves the room for good, what its session is for, and how long it has waited.
     ///
     /// # Errors
     /// When its socket fails.
-    pub fn meet(self, comer: Comer, places: Places) -> Result<Match, RelayError> {
-        pair(self.away.uuid.clone(), *self.waiting, comer, places)
+    pub fn leave(self) -> io::Result<(RelayUuid, Leg, ConnType, Duration)> {
+        let (uuid, waiting) = self.take()?;
+        let (conn_type, waited) = (waiting.conn_type, waiting.since.elapsed());
+        Ok((uuid, waiting.leg.wake()?, conn_type, waited))
     }
 
-    /// The leg, which leaves the room for good.
-    ///
-    /// # Errors
-    /// When its socket fails.
-    pub fn leave(self) -> io::Result<(RelayUuid, Leg)> {
-        Ok((self.away.uuid.clone(), self.waiting.leg.wake()?))
+    /// Hangs up on the leg: the node where its peer waits has refused it, for this reason.
+    pub fn refuse(self, reason: &'static str) {
+        let room = Arc::clone(&self.room);
+        if let Ok((uuid, waiting)) = self.take() {
+            room.left(&uuid, *waiting, reason);
+        }
+    }
+
+    fn take(mut self) -> io::Result<(RelayUuid, Box<Waiting>)> {
+        // There is always one: it is taken here, or by the drop.
+        let waiting = self.waiting.take().ok_or(io::ErrorKind::NotFound)?;
+        Ok((self.uuid.clone(), waiting))
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let Some(waiting) = self.waiting.take() else {
+            let absent = self.room.shard(&self.uuid).lent.remove(&self.id);
+            // Not under the lock.
+            return drop(absent);
+        };
+        // Where no runtime is left, no leg can meet another.
+        if Handle::try_current().is_err() {
+            return self.room.left(&self.uuid, *waiting, RelayError::Draining.label());
+        }
+        match self.room.put_back(&self.uuid, self.id, waiting) {
+            Ok(matched) => drop(self.room.on_return.get().map(|act| act(matched))),
+            Err(refusal) => tracing::debug!(uuid = %self.uuid, "a leg is not put back: {refusal}"),
+        }
     }
 }
 
@@ -229,13 +300,5 @@ impl Waiting {
     fn comes(self) -> io::Result<Comer> {
         let Self { leg, target, conn_type, grant, .. } = self;
         Ok(Comer { leg: leg.wake()?, target, conn_type, grant, via: None })
-    }
-}
-
-impl Drop for Away {
-    fn drop(&mut self) {
-        let claim = self.room.shard(&self.uuid).lent.remove(&self.id);
-        // Not under the lock.
-        drop(claim);
     }
 }
