@@ -170,7 +170,7 @@ async fn shake_hands(stream: &mut Stream) -> Result<Handshake, HandshakeError> {
     loop {
         stream.flush().await?;
         let Some(session) = stream.session() else { return Err(HandshakeError::HungUp) };
-        if let Some(fault) = session.take_fault() {
+        if let Some(fault) = session.fault() {
             return Err(fault.into());
         }
         if !session.is_handshaking() {

@@ -97,9 +97,9 @@ impl Session {
         self.tls.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// What broke the session.
-    pub(super) fn take_fault(&mut self) -> Option<Error> {
-        self.fault.take()
+    /// What broke the session. It stays broken: rustls is not to be asked again.
+    pub(super) fn fault(&self) -> Option<Error> {
+        self.fault.clone()
     }
 
     /// How many bytes are sealed that the socket has not taken.
@@ -575,6 +575,17 @@ mod tests {
         let fault = pair.hear(100).unwrap_err();
         assert!(fault.to_string().contains("TooManyKeyUpdate"), "{fault}");
         assert!(pair.kept() < 1024, "{}", pair.kept());
+    }
+
+    /// Two messages in one record, of which the first breaks the session. The second is none for
+    /// whoever ends it.
+    #[test]
+    fn what_comes_behind_a_fault_is_not_gone_on_with() {
+        let mut session = Session::new(server().0).unwrap();
+        session.begin(b"\x16\x03\x01\x00\x0a\x14\x00\x00\x01\x00\x14\x00\x00\x01\x00");
+        assert!(session.fault().is_some());
+        session.close();
+        assert!(session.sealed.len() < 100);
     }
 
     #[test]
