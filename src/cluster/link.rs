@@ -73,6 +73,9 @@ use crate::{
     net::{liveness::Liveness, read::read_some, stream::Stream, tls::mutual::MutualTls},
 };
 
+/// How long who is refused has to hear why, at most.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What this node needs to speak with others.
 pub struct Links {
     me: Arc<Node>,
@@ -199,8 +202,9 @@ impl Links {
             }
             Err(fault) => {
                 if let Some(refusal) = fault.refusal() {
-                    // Whether it gets that in time is its own affair.
-                    let _ = by(deadline, refuse(&mut stream, &refusal)).await;
+                    // Whether it hears that is its own affair.
+                    let until = deadline.min(Instant::now() + FAREWELL);
+                    let _ = by(until, refuse(&mut stream, &refusal)).await;
                 }
                 Err(fault)
             }

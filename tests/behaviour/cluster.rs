@@ -1,6 +1,7 @@
 //! More than one node: legs land anywhere, and meet all the same.
 
 mod directory;
+mod link;
 mod members;
 mod pairs;
 pub(crate) mod redis;
