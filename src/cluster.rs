@@ -4,7 +4,9 @@
 //! The relay knows nothing of this but the trait that `relay/route.rs` declares.
 
 pub mod directory;
+pub mod host;
 pub mod link;
 pub mod members;
+pub mod peers;
 pub mod redis;
 pub mod router;

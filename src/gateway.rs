@@ -4,6 +4,7 @@
 mod admin_door;
 mod capacity;
 mod certificates;
+mod cluster;
 mod control;
 mod handover;
 mod keys;
@@ -29,6 +30,7 @@ use self::{
     admin_door::AdminDoor,
     capacity::connection_limit,
     certificates::Certificates,
+    cluster::Cluster,
     control::UpgradeRequest,
     handover::follow,
     light::{Light, accept},
@@ -39,10 +41,11 @@ use self::{
     way_down::WayDown,
 };
 pub use self::{
+    cluster::ClusterError,
     control::Control,
     handover::{Following, Predecessor, TakeoverError},
     reload::Reloader,
-    secrets::{TokenError, read_token, tell_token},
+    secrets::{SecretError, TokenError, read_cluster_secret, read_token, tell_token},
 };
 use crate::{
     acme::AcmeSetupError,
@@ -90,6 +93,9 @@ pub enum GatewayError {
     /// Nor one by ACME, ever.
     #[error(transparent)]
     Acme(#[from] AcmeSetupError),
+    /// This is no node of a cluster, though it is to be one.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// A constant of ours was refused.
     #[error("the metrics cannot be set up")]
     Metrics(#[from] BuildError),
@@ -101,6 +107,8 @@ pub struct Gateway {
     /// The same for each further thread of the light plane.
     shared: Vec<Vec<Listener>>,
     admin_listeners: Vec<Listener>,
+    /// None on a single node.
+    cluster: Option<Cluster>,
     door: Arc<FrontDoor>,
     certificates: Certificates,
     admin_router: Router,
@@ -140,7 +148,7 @@ impl Gateway {
         let metrics = Arc::new(metrics);
         let shutdown = Shutdown::default();
         let (legs, strangers) = (TaskTracker::new(), TaskTracker::new());
-        let parts = parts(&config, dir, &metrics, &shutdown, &legs)?;
+        let mut parts = parts(&config, dir, &metrics, &shutdown, &legs)?;
         let (token, generated_token) = admin_token(&config, dir)?;
         let certificates = Certificates::show(&config.tls, dir, &metrics)?;
         let mut bind = |addrs: &[SocketAddr], purpose| {
@@ -149,11 +157,13 @@ impl Gateway {
         };
         let listeners = bind(&config.listen, Purpose::Relay)?;
         let admin_listeners = bind(&config.admin.listen, Purpose::Admin)?;
+        let cluster = Cluster::set_up(&config, dir, &mut inherited)?;
+        parts.route = cluster.as_ref().map(Cluster::route);
         inherited.close_rest();
         let shared: Result<_, _> = (1..config.threads.light()).map(|_| share(&listeners)).collect();
         let connections = connection_limit(&config, &parts);
-        let listening = listeners.iter().chain(&admin_listeners).map(Listener::share);
-        let listening = listening.collect::<Result<_, _>>()?;
+        let others = cluster.iter().flat_map(Cluster::listeners);
+        let listening = share(listeners.iter().chain(&admin_listeners).chain(others))?;
         let files = &certificates.files;
         let rooms = Rooms::of(&config, &parts, &token, files, &connections, listening);
         let front_door = rooms.front_door.clone();
@@ -165,24 +175,19 @@ impl Gateway {
             token,
             control: Arc::clone(&control) as Arc<dyn http::Control>,
             limits: front_door.clone(),
-            nodes: nodes::alone(&config.cluster),
+            nodes: nodes::of(&config.cluster, cluster.as_ref()),
             started: Timestamp::now(),
             since: Instant::now(),
         });
         let core = Core::new(&parts);
         let with_admin = admin_listeners.is_empty();
+        let door = open_door(front_door, &core, &admin, &strangers, &certificates, with_admin);
         Ok(Self {
             listeners,
             shared: shared?,
             admin_listeners,
-            door: Arc::new(open_door(
-                front_door,
-                &core,
-                &admin,
-                &strangers,
-                &certificates,
-                with_admin,
-            )),
+            cluster,
+            door: Arc::new(door),
             certificates,
             admin_router: http::admin_only(&admin),
             admin,
@@ -238,6 +243,7 @@ impl Gateway {
             listeners,
             shared,
             admin_listeners,
+            cluster,
             door,
             admin,
             shutdown,
@@ -249,7 +255,6 @@ impl Gateway {
             following,
             ..
         } = self;
-        let tracker = shutdown.tracker();
         let pulse = Pulse::new(1 + shared.len());
         upkeep::start(&admin, self.certificates, &pulse, &shutdown);
         // The admin's until the very end: somebody may want to see how the drain goes.
@@ -265,15 +270,15 @@ impl Gateway {
         };
         light.accept(0, listeners);
         light.start(shared, FAREWELL);
+        let admin_door = AdminDoor { router: self.admin_router, door, shutdown: shutdown.clone() };
         for listener in admin_listeners {
-            let admin_door = AdminDoor {
-                router: self.admin_router.clone(),
-                door: Arc::clone(&door),
-                shutdown: shutdown.clone(),
-            };
+            let admin_door = admin_door.clone();
             let serve = move |connection| admin_door.open(connection);
             let limit = admin.connections.with_reserve(ADMIN_RESERVE);
-            tracker.spawn(accept(listener, back.clone(), limit, serve));
+            shutdown.tracker().spawn(accept(listener, back.clone(), limit, serve));
+        }
+        if let Some(cluster) = cluster {
+            cluster.start(&core, &admin, &shutdown, &back);
         }
         let links = TaskTracker::new();
         match following {
@@ -321,6 +326,8 @@ fn open_door(
 }
 
 /// The same sockets once more.
-fn share(listeners: &[Listener]) -> Result<Vec<Listener>, ListenError> {
-    listeners.iter().map(Listener::share).collect()
+fn share<'a>(
+    listeners: impl IntoIterator<Item = &'a Listener>,
+) -> Result<Vec<Listener>, ListenError> {
+    listeners.into_iter().map(Listener::share).collect()
 }

@@ -7,6 +7,7 @@
 //!
 //! What is under way at one time is bounded. What does not fit is found in the room again.
 
+mod around;
 mod known;
 mod pause;
 
@@ -25,12 +26,12 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+pub use self::around::{Met, Peers, Room};
 use self::known::{Known, Pursued, Release};
 use super::directory::{Claimed, Directory, DirectoryError, Event, Holder, Node};
 use crate::{
     metrics::Metrics,
-    relay::route::{Claim, Route, WaitId, Waits},
-    wire::rendezvous::RelayUuid,
+    relay::route::{Route, WaitId, Waits},
 };
 
 /// Legs that have come and are not yet looked at. Who does not fit is found in the room.
@@ -53,52 +54,8 @@ const RELEASES_AT_ONCE: usize = 64;
 /// Within which all nodes have begun to claim anew what the directory has forgotten.
 const SPREAD: Duration = Duration::from_millis(100);
 
-/// The legs that wait here.
-pub trait Room: Send + Sync + 'static {
-    /// Keeps something with a leg until that leaves. `false`: it has left, and the claim is dropped.
-    fn keep(&self, uuid: &RelayUuid, id: WaitId, claim: Claim) -> bool;
-
-    /// All that wait.
-    fn waiting(&self) -> Vec<Waits>;
-
-    /// The one that waits under this name.
-    fn find(&self, uuid: &RelayUuid) -> Option<Waits>;
-}
-
-/// The other nodes.
-pub trait Peers: Send + Sync + 'static {
-    /// Hands a leg over to the node whose leg holds its name. It leaves the room only once the other
-    /// has its peer in hand. Must end in bounded time.
-    fn meet(&self, holder: &Holder, leg: &Waits) -> impl Future<Output = Met> + Send;
-}
-
-/// What came of a hand-over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Met {
-    /// The leg is with its peer.
-    HandedOver,
-    /// Nobody waits there under that name.
-    Nobody,
-    /// The other node was not reached, did not answer in time, or is not what it should be.
-    Unreachable,
-    /// Both have been told that they cannot be relayed.
-    Refused,
-    /// The leg has left the room meanwhile.
-    Gone,
-}
-
-impl Met {
-    /// Its name as a metric's label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::HandedOver => "handed_over",
-            Self::Nobody => "nobody",
-            Self::Unreachable => "unreachable",
-            Self::Refused => "refused",
-            Self::Gone => "gone",
-        }
-    }
-}
+/// How often it is looked whether all is given back.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Whom the room tells of each leg that begins to wait. It is there before the router is.
 pub struct Intake {
@@ -188,6 +145,13 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
     /// Whether it knows of none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Waits until nobody waits here, and all that was claimed is given back.
+    pub async fn until_idle(&self) {
+        while !self.known.is_idle() {
+            sleep(LOOK).await;
+        }
     }
 
     /// Takes a leg up once there is room for its claim.
@@ -321,6 +285,7 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
         if let Err(error) = self.directory.release(&uuid, &self.holder(id)).await {
             tracing::debug!(%uuid, %error, "a name is not given back");
         }
+        self.known.released();
     }
 
     fn holder(&self, leg: WaitId) -> Holder {
@@ -348,8 +313,8 @@ impl<D: Directory, P: Peers, R: Room> Drive<D, P, R> {
         let Self { router, mut queue, mut releases } = self;
         let claiming = async {
             while let Some((leg, until)) = queue.recv().await {
-                // One that is known has been out of the room, lent for a hand-over that came to nothing.
-                // Was its name taken over meanwhile, it was not there to be told: it claims anew.
+                // One that is known has been out of the room, lent for a hand-over that came to
+                // nothing. Was its name taken over meanwhile, it was not there to be told.
                 router.known.loses(leg.id);
                 router.take_up_in_turn(&leg, until).await;
             }
@@ -399,7 +364,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::cluster::directory::{Instance, memory::MemoryDirectory};
+    use crate::{
+        cluster::directory::{Instance, memory::MemoryDirectory},
+        relay::route::Claim,
+        wire::rendezvous::RelayUuid,
+    };
 
     type Waiting = HashMap<RelayUuid, (WaitId, Instant, Vec<Claim>)>;
 

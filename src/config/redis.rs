@@ -1,6 +1,6 @@
 //! Where Redis is: the URL of `cluster.redis`, one server's or that of the Sentinels who know it.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo};
 
@@ -40,6 +40,19 @@ impl RedisUrl {
         match self {
             Self::Server(server) => is_tls(server.addr()),
             Self::Sentinels { sentinels, .. } => sentinels.iter().all(is_tls),
+        }
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    /// Where that is, and nothing by which one logs in there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(server) => write!(f, "{}", server.addr()),
+            Self::Sentinels { sentinels, name, .. } => {
+                write!(f, "{name} by the Sentinels")?;
+                sentinels.iter().try_for_each(|sentinel| write!(f, " {sentinel}"))
+            }
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::{
 /// As `config` demands of a token that is set there.
 const MIN_TOKEN: usize = 16;
 
+/// The same of a cluster's secret, in characters.
+const MIN_SECRET: usize = 32;
+
 /// Why there is no admin token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -55,6 +58,46 @@ pub fn read_token(config: &Config, dir: &Path) -> Result<Option<Secret>, TokenEr
         Ok(text) if text.trim().len() < MIN_TOKEN => Err(TokenError::Short { path }),
         Ok(text) => Ok(Some(Secret::new(text.trim()))),
         Err(source) => Err(TokenError::File { path, source }),
+    }
+}
+
+/// Why there is no secret of the cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The secret's file.
+    #[error("cannot read the cluster's secret file {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The secret's file holds none to speak of.
+    #[error(
+        "the cluster's secret file {path} holds fewer than {min} characters: `openssl rand -base64 32` makes one that will do",
+        min = MIN_SECRET
+    )]
+    Short {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// What all nodes of the cluster know, its file looked for in `dir`.
+///
+/// # Errors
+/// When the file cannot be read, or holds no secret to speak of.
+pub fn read_cluster_secret(config: &Config, dir: &Path) -> Result<Secret, SecretError> {
+    let cluster = &config.cluster;
+    if cluster.secret_file.as_os_str().is_empty() {
+        return Ok(cluster.secret.clone());
+    }
+    let path = dir.join(&cluster.secret_file);
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim().chars().count() < MIN_SECRET => Err(SecretError::Short { path }),
+        Ok(text) => Ok(Secret::new(text.trim())),
+        Err(source) => Err(SecretError::File { path, source }),
     }
 }
 

@@ -106,7 +106,7 @@ impl WayDown {
 
     async fn successor(&self) -> Result<Successor, UpgradeError> {
         tracing::info!("starting a process that takes over");
-        let listeners = share(&self.control.reloader().listeners());
+        let listeners = share(self.control.reloader().listeners().iter());
         let listeners =
             listeners.map_err(|error| UpgradeError::Io(std::io::Error::other(error)))?;
         Successor::start(&listeners).await

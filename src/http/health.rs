@@ -1,6 +1,6 @@
 //! Health: whether the process lives, and whether it takes new legs. No token needed.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
@@ -15,10 +15,11 @@ pub(super) fn routes(admin: Arc<AdminState>) -> Router {
         .with_state(admin)
 }
 
-async fn ready(State(admin): State<Arc<AdminState>>) -> (StatusCode, &'static str) {
+async fn ready(State(admin): State<Arc<AdminState>>) -> (StatusCode, Cow<'static, str>) {
     if admin.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else {
-        (StatusCode::OK, "ready\n")
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }
+    // It serves all the same: who lands on this node with both sides is relayed.
+    let degraded = admin.nodes.degraded().map(|why| format!("degraded: {why}\n"));
+    (StatusCode::OK, degraded.map_or("ready\n".into(), Cow::from))
 }

@@ -23,6 +23,9 @@ pub trait Nodes: Send + Sync {
     /// Why there is no answer, in words.
     fn ask<'a>(&'a self, node: &'a NodeName, request: Request<Bytes>) -> Asking<'a>;
 
+    /// Why sides that land on two nodes do not find each other now; `None` while they do.
+    fn degraded(&self) -> Option<Arc<str>>;
+
     /// How many legs this node carries to the nodes where their peers are.
     fn carried(&self) -> usize;
 
@@ -96,6 +99,10 @@ impl Nodes for Alone {
 
     fn ask<'a>(&'a self, _: &'a NodeName, _: Request<Bytes>) -> Asking<'a> {
         Box::pin(std::future::ready(Err("there is no other node".to_owned())))
+    }
+
+    fn degraded(&self) -> Option<Arc<str>> {
+        None
     }
 
     fn carried(&self) -> usize {

@@ -28,6 +28,8 @@ pub enum Purpose {
     Relay,
     /// The admin API alone.
     Admin,
+    /// The other nodes.
+    Cluster,
 }
 
 impl Purpose {
@@ -36,6 +38,7 @@ impl Purpose {
         match name {
             "relay" => Some(Self::Relay),
             "admin" => Some(Self::Admin),
+            "cluster" => Some(Self::Cluster),
             _ => None,
         }
     }
@@ -46,6 +49,7 @@ impl fmt::Display for Purpose {
         f.write_str(match self {
             Self::Relay => "relay",
             Self::Admin => "admin",
+            Self::Cluster => "cluster",
         })
     }
 }
@@ -94,7 +98,7 @@ impl Inherited {
         for heir in self.0 {
             tracing::warn!(
                 address = %heir.addr,
-                "an inherited socket listens where neither listen nor admin.listen says, and has no name (relay, admin): it is closed"
+                "an inherited socket listens where none of listen, admin.listen and cluster.listen says, and has no name (relay, admin, cluster): it is closed"
             );
         }
     }

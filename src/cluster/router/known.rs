@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::mpsc;
@@ -18,6 +21,8 @@ pub(super) struct Known {
     // Held for map operations; never across an await.
     legs: Mutex<HashMap<WaitId, Leg>>,
     releases: mpsc::Sender<Release>,
+    /// How many names are on their way back.
+    releasing: AtomicUsize,
 }
 
 /// A name to be given back: it was held for this leg.
@@ -54,7 +59,7 @@ pub(super) struct Pursued {
 impl Known {
     /// Nobody, and names go back by `releases`.
     pub(super) fn new(releases: mpsc::Sender<Release>) -> Arc<Self> {
-        Arc::new(Self { legs: Mutex::default(), releases })
+        Arc::new(Self { legs: Mutex::default(), releases, releasing: AtomicUsize::new(0) })
     }
 
     /// Makes a leg known, if it is not, and takes it up, if nobody else has and it does not hold
@@ -105,7 +110,20 @@ impl Known {
     fn release(&self, uuid: &RelayUuid, id: WaitId) {
         // Who finds the queue full leaves a name behind that expires by itself, and that another
         // takes over once it has asked for the leg.
-        let _ = self.releases.try_send((uuid.clone(), id));
+        self.releasing.fetch_add(1, Ordering::Relaxed);
+        if self.releases.try_send((uuid.clone(), id)).is_err() {
+            self.released();
+        }
+    }
+
+    /// A name is back.
+    pub(super) fn released(&self) {
+        self.releasing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether nobody waits, and every name is back.
+    pub(super) fn is_idle(&self) -> bool {
+        self.len() == 0 && self.releasing.load(Ordering::Relaxed) == 0
     }
 }
 

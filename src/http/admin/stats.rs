@@ -18,6 +18,9 @@ pub(super) struct Stats {
     started: Timestamp,
     uptime_seconds: f64,
     draining: bool,
+    /// Why sides that land on two nodes do not find each other now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<String>,
     /// Whether clients need no key.
     open_relay: bool,
     connections_open: usize,
@@ -42,6 +45,7 @@ pub(super) async fn show(
         started: admin.started,
         uptime_seconds: admin.since.elapsed().as_secs_f64(),
         draining: admin.is_draining(),
+        degraded: admin.nodes.degraded().map(|why| why.to_string()),
         open_relay: admin.parts.ring.is_open(),
         connections_open: admin.connections.open(),
         legs_waiting: admin.parts.room.len(),

@@ -25,7 +25,6 @@ async fn two_legs_on_one_node_are_a_pair_of_its_own() {
 }
 
 #[tokio::test]
-#[ignore = "until nodes meet"]
 async fn legs_of_every_kind_meet_across_nodes_and_either_may_end_it() {
     let Some(cluster) = Cluster::start(2).await else { return };
     for first in Kind::ALL {
@@ -47,7 +46,6 @@ async fn legs_of_every_kind_meet_across_nodes_and_either_may_end_it() {
 }
 
 #[tokio::test]
-#[ignore = "until nodes meet"]
 async fn a_node_that_is_replaced_is_met_again() {
     let Some(mut nodes) = Processes::start(2).await else { return };
     for _ in 0..2 {
@@ -62,7 +60,6 @@ async fn a_node_that_is_replaced_is_met_again() {
 }
 
 #[tokio::test]
-#[ignore = "until nodes meet"]
 async fn the_sockets_themselves() {
     let Some(cluster) = Cluster::start(3).await else { return };
     let mut pair = cluster.clients((2, Tcp), (0, Tcp)).await;

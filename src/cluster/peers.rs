@@ -1,0 +1,165 @@
+//! The other nodes: how a leg gets to the one where its peer waits.
+//!
+//! The leg waits here until the other node says that it has the peer in hand. Only then does it
+//! leave the room, for good, and from there on the connection is its own byte stream.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    directory::{Holder, Instance},
+    link::{Go, Link, LinkError, Links, Purpose, Transport, Verdict, Want, verdict},
+    router::{Met, Peers},
+};
+use crate::{
+    metrics,
+    relay::{
+        Core, Parts,
+        route::{Details, Waits},
+    },
+    wire,
+};
+
+/// For how long a node that did not answer in time is not asked again: its legs are not to hold up
+/// those for others.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// The most nodes of which that is known at one time.
+const MOST_SILENT: usize = 1024;
+
+/// A fault that an operator has to mend is told of once in this time.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// The other nodes, reached by links.
+pub struct Others {
+    links: Arc<Links>,
+    core: Core,
+    parts: Parts,
+    silent: Mutex<HashMap<Instance, Instant>>,
+    told: Mutex<Option<Instant>>,
+}
+
+impl Others {
+    /// Reached by `links`; the legs are those of `parts`.
+    pub fn new(links: Arc<Links>, core: &Core, parts: &Parts) -> Self {
+        let (core, parts) = (core.clone(), parts.clone());
+        Self { links, core, parts, silent: Mutex::default(), told: Mutex::default() }
+    }
+
+    async fn hand_over(
+        &self,
+        holder: &Holder,
+        leg: &Waits,
+        details: &Details,
+    ) -> Result<Met, LinkError> {
+        let mut link = self.links.dial(&holder.node, Purpose::Leg).await?;
+        link.send(&want(holder, leg, details)).await?;
+        let said: Verdict = link.receive().await?;
+        match said.verdict {
+            Some(verdict::Verdict::Here(_)) => self.go(holder, leg, link).await,
+            Some(verdict::Verdict::Nobody(_)) => Ok(Met::Nobody),
+            Some(verdict::Verdict::Refused(refused)) => Ok(self.refused(leg, &refused.reason)),
+            None => Err(LinkError::Malformed),
+        }
+    }
+
+    /// The other node has the peer in hand: the leg leaves.
+    async fn go(&self, holder: &Holder, leg: &Waits, mut link: Link) -> Result<Met, LinkError> {
+        let Some(lent) = self.parts.room.depart(&leg.uuid, leg.id) else { return Ok(Met::Gone) };
+        // If that fails, it is back in the room.
+        link.send(&Go {}).await?;
+        let (stream, early) = link.into_stream();
+        self.core.carry(lent, stream, early.freeze(), &holder.node.name);
+        Ok(Met::HandedOver)
+    }
+
+    /// No relay can be made of the two, and the other has been told.
+    fn refused(&self, leg: &Waits, reason: &str) -> Met {
+        // A reason that only a later release knows is none to end a leg here.
+        let Some(reason) = metrics::UNPAIRED.iter().find(|known| **known == reason) else {
+            return Met::Unreachable;
+        };
+        match self.parts.room.depart(&leg.uuid, leg.id) {
+            Some(lent) => {
+                let why = "the node where its peer waits refuses";
+                if let Some(peer) = lent.peer() {
+                    self.parts.refusals.refuse(peer, reason, &why);
+                }
+                lent.refuse(reason);
+                Met::Refused
+            }
+            None => Met::Gone,
+        }
+    }
+
+    fn is_silent(&self, node: Instance) -> bool {
+        self.silent().get(&node).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn tell(&self, holder: &Holder, fault: &LinkError) {
+        let (node, address) = (&holder.node.name, &holder.node.address);
+        let now = Instant::now();
+        if matches!(fault, LinkError::TimedOut) {
+            let mut silent = self.silent();
+            silent.retain(|_, until| *until > now);
+            if silent.len() < MOST_SILENT {
+                silent.insert(holder.node.instance, now + SILENCE);
+            }
+        }
+        tracing::debug!(%node, %address, "no leg is handed over: {fault}");
+        if fault.label() != Some("node_secret") {
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            *told = Some(now);
+            tracing::error!(%node, %address, "no leg can be handed over to this node: {fault}");
+        }
+    }
+
+    fn silent(&self) -> MutexGuard<'_, HashMap<Instance, Instant>> {
+        // A map operation that panicked left the map as it was.
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Peers for Others {
+    async fn meet(&self, holder: &Holder, leg: &Waits) -> Met {
+        if self.is_silent(holder.node.instance) {
+            return Met::Unreachable;
+        }
+        let Some(details) = self.parts.room.details(&leg.uuid, leg.id) else { return Met::Gone };
+        // Boxed: most legs never need one.
+        match Box::pin(self.hand_over(holder, leg, &details)).await {
+            Ok(met) => met,
+            Err(fault) => {
+                self.tell(holder, &fault);
+                Met::Unreachable
+            }
+        }
+    }
+}
+
+fn want(holder: &Holder, leg: &Waits, details: &Details) -> Want {
+    let Details { target, conn_type, label, peer, transport, tls, waited } = details;
+    let transport = match transport {
+        wire::Transport::Tcp => Transport::Tcp,
+        wire::Transport::WebSocket => Transport::Websocket,
+    };
+    Want {
+        uuid: leg.uuid.as_str().to_owned(),
+        leg: holder.leg.0,
+        peer: peer.to_string(),
+        transport: transport.into(),
+        tls: *tls,
+        conn_type: conn_type.to_wire(),
+        target: target.as_ref().map(|target| target.as_str().to_owned()),
+        label: label.clone(),
+        waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+    }
+}
