@@ -75,7 +75,7 @@ impl Redis {
         command.env_clear().current_dir(self.dir.path()).args(&self.options);
         command.args(["--bind", &self.addr.ip().to_string()]);
         if file.is_none() {
-            command.args(["--save", "", "--appendonly", "no", "--enable-debug-command", "yes"]);
+            command.args(["--save", "", "--appendonly", "no"]);
         }
         let log = fs::File::create(self.dir.path().join("log")).expect("a file");
         let child = command.stdin(Stdio::null()).stdout(log).spawn().expect("it starts");
