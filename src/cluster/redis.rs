@@ -9,6 +9,7 @@ mod driver;
 
 use std::{
     fmt,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -98,11 +99,12 @@ impl Redis {
     /// because Redis is away.
     pub(super) fn new(
         config: &ClusterConfig,
+        dir: &Path,
         channels: Vec<String>,
         scripts: Vec<&'static Script>,
         told: mpsc::Sender<Told>,
     ) -> Result<(Self, Driver), RedisConfigError> {
-        let target = Target::new(config)?;
+        let target = Target::new(config, dir)?;
         let why = "not connected yet".into();
         let redis = Self(Arc::new(Inner {
             prefix: config.prefix.clone(),

@@ -92,7 +92,7 @@ impl Cluster {
         let tls = MutualTls::load(&config.cluster.tls, dir).map_err(ClusterError::from)?;
         let links = Links::new(Arc::clone(&me), &secret, tls, patience, liveness);
         let links = Arc::new(links.map_err(ClusterError::from)?);
-        let redis = RedisDirectory::new(&config.cluster, &me).map_err(ClusterError::from)?;
+        let redis = RedisDirectory::new(&config.cluster, dir, &me).map_err(ClusterError::from)?;
         let (directory, events, driver) = redis;
         let (intake, come) = router::intake();
         let driver = Box::pin(driver);

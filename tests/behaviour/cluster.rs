@@ -5,6 +5,7 @@ mod link;
 mod members;
 mod pairs;
 pub(crate) mod redis;
+mod redis_faults;
 mod simulated;
 pub(crate) mod support;
 mod view;

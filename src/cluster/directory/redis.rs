@@ -2,6 +2,7 @@
 //! as its expiry. A claim is one script, and so is giving it back.
 
 use std::{
+    path::Path,
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -51,12 +52,13 @@ pub struct RedisDirectory {
 
 impl RedisDirectory {
     /// The directory, what `me` is told unasked, and what keeps it connected: to be polled for as
-    /// long as the directory is used. Redis need not be there.
+    /// long as the directory is used. Files are looked for in `dir`. Redis need not be there.
     ///
     /// # Errors
     /// When the configuration is such that it never could be.
     pub fn new(
         config: &ClusterConfig,
+        dir: &Path,
         me: &Arc<Node>,
     ) -> Result<
         (Self, mpsc::Receiver<Event>, impl Future<Output = ()> + Send + use<>),
@@ -66,7 +68,7 @@ impl RedisDirectory {
         let channel = channel_of(me.instance);
         let channels = vec![channel.clone(), NEWS_CHANNEL.to_owned()];
         let scripts: Vec<&Script> = vec![&CLAIM, &RELEASE];
-        let (redis, driver) = Redis::new(config, channels, scripts, told)?;
+        let (redis, driver) = Redis::new(config, dir, channels, scripts, told)?;
         let (events, happens) = mpsc::channel(EVENTS);
         let tell = async move {
             while let Some(told) = tells.recv().await {

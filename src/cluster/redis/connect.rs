@@ -42,11 +42,11 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(config: &ClusterConfig) -> Result<Self, RedisConfigError> {
+    pub(super) fn new(config: &ClusterConfig, dir: &Path) -> Result<Self, RedisConfigError> {
         let url: RedisUrl = config.redis.expose().parse().map_err(RedisConfigError::Url)?;
         let root_cert = match &*config.redis_ca {
             none if none.as_os_str().is_empty() => None,
-            file => Some(read(file)?),
+            file => Some(read(&dir.join(file))?),
         };
         let roots = TlsCertificates { client_tls: None, root_cert };
         let target = Self { url, roots, timeout: config.redis_timeout.get() };

@@ -1,6 +1,6 @@
 //! The directory over a real Redis: who holds a name, whatever befalls Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all};
 use mini_rust_desk_relay_server::{
@@ -44,7 +44,8 @@ impl TestNode {
         });
         let mut config = ClusterConfig { redis: Secret::new(url), ..ClusterConfig::default() };
         change(&mut config);
-        let (directory, events, drive) = RedisDirectory::new(&config, &node).expect("a URL");
+        let (directory, events, drive) =
+            RedisDirectory::new(&config, Path::new("."), &node).expect("a URL");
         Self { node, directory, events, driving: tokio::spawn(drive) }
     }
 

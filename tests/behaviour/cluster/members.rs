@@ -1,6 +1,7 @@
 //! Who the nodes are, over a real Redis: what each says, and what all learn of it.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,7 +35,8 @@ impl TestNode {
             address: format!("127.0.0.1:{number}").into(),
         });
         let config = ClusterConfig { redis: Secret::new(redis.url()), ..ClusterConfig::default() };
-        let (directory, mut events, drive) = RedisDirectory::new(&config, &node).expect("a URL");
+        let (directory, mut events, drive) =
+            RedisDirectory::new(&config, Path::new("."), &node).expect("a URL");
         let says = Arc::new(Mutex::new(Says { month: "2026-11".to_owned(), ..Says::default() }));
         let said = Arc::clone(&says);
         let says_now = move || said.lock().expect("no panic").clone();
