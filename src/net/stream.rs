@@ -4,6 +4,7 @@
 //! A relay's way from accept to its end knows only these. What a plain stream does is what its
 //! socket does; of TLS everything is `tls`' own, and here it is tied to a socket.
 
+mod broken;
 mod socket;
 
 use std::{

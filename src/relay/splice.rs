@@ -7,6 +7,7 @@
 
 mod batch;
 mod close_wait;
+mod ending;
 mod flow;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -26,11 +27,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use self::{
     close_wait::CloseWait,
-    flow::{Broken, Flow, Means, Step},
+    flow::{Flow, Means, Step},
     pace::{Pace, Plane},
     pipes::Pipes,
     scratch::{Scratch, with_scratch},
@@ -120,6 +121,10 @@ struct Splice {
     pace: Pace,
     /// A deadline may have moved before the timer's.
     rearm: bool,
+    /// The second leg is another node, which relays the first.
+    carries: bool,
+    /// That node is to see a connection that broke.
+    breaks: bool,
 }
 
 enum Turn {
@@ -135,7 +140,8 @@ impl Splice {
     fn new(paired: Paired, relay: Arc<ActiveRelay>, splicer: &Splicer) -> Self {
         let limits = splicer.limits.share();
         let max = limits.max_message_size.get();
-        let transports = match splicer.registry.carries() {
+        let carries = splicer.registry.carries();
+        let transports = match carries {
             // Another node reads what its messages are.
             true => [Transport::Tcp; 2],
             false => [paired.legs[0].transport, paired.legs[1].transport],
@@ -158,6 +164,8 @@ impl Splice {
             pipes: Arc::clone(&splicer.pipes),
             pace: Pace::new(if splicer.bulk.is_there() { Plane::Light } else { Plane::Only }),
             rearm: false,
+            carries,
+            breaks: false,
         }
     }
 
@@ -173,7 +181,10 @@ impl Splice {
                 () = &mut timer => Turn::Rearm,
             };
             match turn {
-                Turn::Done => return Leave::Ended(self.end.unwrap_or(End::Aborted)),
+                Turn::Done => {
+                    let end = self.end.unwrap_or(End::Aborted);
+                    return Leave::Ended(Box::pin(self.leave(end)).await);
+                }
                 Turn::Rearm => {}
                 Turn::Yield if self.pace.is_due() && self.pace.is_bulk(Instant::now()) => {
                     return Leave::Moves;
@@ -281,42 +292,6 @@ impl Splice {
         ping.is_some() || close.is_some()
     }
 
-    /// A leg's last byte was read.
-    fn source_ended(&mut self, from: LegIndex) {
-        self.end.get_or_insert(End::Closed(from));
-        self.flows[from.at()].finish(ControlPayload::status(NORMAL));
-        if self.flows[from.at()].reads_websocket() {
-            // It ended both ways at once: there is no half-closed WebSocket.
-            self.flows[from.other().at()].stop(None);
-        }
-    }
-
-    /// A leg's socket failed, or what it sent cannot be passed on.
-    fn broken(&mut self, from: LegIndex, broken: Broken) {
-        let across = from.other().at();
-        match broken {
-            Broken::Source => {
-                self.end.get_or_insert(End::Reset(from));
-                self.flows[from.at()].finish(ControlPayload::status(GOING_AWAY));
-                self.flows[across].discard();
-            }
-            Broken::Sink => {
-                self.end.get_or_insert(End::Reset(from.other()));
-                self.flows[from.at()].discard();
-            }
-            Broken::TooLong => {
-                self.end.get_or_insert(End::MessageTooLong(from));
-                self.flows[from.at()].give_up(ControlPayload::status(TOO_LONG));
-                self.flows[across].stop(Some(ControlPayload::status(TOO_LONG)));
-            }
-            Broken::Protocol(fault) => {
-                self.end.get_or_insert(End::WebSocketProtocol(from));
-                self.flows[from.at()].give_up(ControlPayload::status(GOING_AWAY));
-                self.flows[across].stop(Some(ControlPayload::status(fault.close_code())));
-            }
-        }
-    }
-
     /// The end that a deadline asks for; if none does, the timer is set anew.
     fn look(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
         let (now, write_timeout) = (Instant::now(), self.limits.write_timeout.get());
@@ -365,28 +340,6 @@ impl Splice {
     fn usual_silence(&self) -> Duration {
         let (limits, quiet) = (&self.limits, self.relay.conn_type.is_quiet());
         if quiet { limits.port_forward_idle_timeout } else { limits.idle_timeout }.get()
-    }
-
-    /// Cuts the relay short: what is pending goes out, and WebSockets are told. Then the legs have
-    /// a moment to end by themselves, since closing with bytes unread would be a reset, and could
-    /// overtake the rest.
-    async fn cut(&mut self, end: End) -> End {
-        self.relay.allowance().lift();
-        for flow in &mut self.flows {
-            flow.stop(Some(ControlPayload::status(GOING_AWAY)));
-        }
-        let farewell = async {
-            loop {
-                match poll_fn(|cx| self.poll_turn(cx)).await {
-                    Turn::Done => return,
-                    Turn::Rearm => {}
-                    Turn::Yield => tokio::task::yield_now().await,
-                }
-            }
-        };
-        // A leg that takes nothing does not hear the farewell either.
-        let _ = timeout(FAREWELL, farewell).await;
-        end
     }
 }
 

@@ -1,11 +1,16 @@
 //! More than one node: legs land anywhere, and meet all the same.
 
+mod churn;
 mod directory;
+mod ends;
+mod kernel;
 mod link;
 mod members;
+mod model;
 mod pairs;
 pub(crate) mod redis;
 mod redis_faults;
 mod simulated;
 pub(crate) mod support;
+mod told;
 mod view;

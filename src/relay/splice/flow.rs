@@ -37,6 +37,8 @@ pub(super) struct Flow {
     hang_up: bool,
     /// Whether what the source sends makes no sense any more, and is dropped unread.
     deaf: bool,
+    /// Whether the sink is not told that this ends: it will see a connection that broke.
+    breaks: bool,
     from: Transport,
     to: Transport,
     /// `None`: raw bytes.
@@ -104,6 +106,7 @@ impl Flow {
             source_ended: false,
             hang_up: false,
             deaf: false,
+            breaks: false,
             from,
             to,
             translator: (!raw).then(|| Box::new(Translator::new(from, to, max))),
@@ -234,6 +237,17 @@ impl Flow {
         self.outbox.clear();
         self.kernel = None;
         self.rest();
+    }
+
+    /// What is pending goes out, and then nothing: the sink's connection is to be broken off.
+    pub(super) const fn break_off(&mut self) {
+        self.breaks = true;
+    }
+
+    /// The sink is gone, and the source is to know that at once.
+    pub(super) fn give_up_now(&mut self) {
+        self.discard();
+        self.done();
     }
 
     /// Asks for a Pong to the sink, which is the leg that pinged.

@@ -185,9 +185,18 @@ pub(crate) fn name(node: usize) -> String {
 
 /// A node that is a process.
 async fn process(redis: &Redis, n: usize, more: &str) -> Process {
+    started_by(Command::new(PROGRAM), redis, n, more).await
+}
+
+/// The same by another command, which ends in the program's name.
+pub(crate) async fn started_by(
+    mut command: Command,
+    redis: &Redis,
+    n: usize,
+    more: &str,
+) -> Process {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("config.toml"), more).expect("a file");
-    let mut command = Command::new(PROGRAM);
     command
         .env("RELAY__CLUSTER__REDIS", redis.url())
         .env("RELAY__CLUSTER__LISTEN", "[\"127.0.0.1:0\"]")

@@ -237,6 +237,9 @@ impl Flow {
                 self.linger();
             }
         }
+        if self.state == State::Finishing && self.breaks {
+            self.done();
+        }
         if self.state == State::Finishing {
             let hangs_up = self.to == Transport::Tcp || self.hang_up || !self.close_is_put();
             if hangs_up && !self.outbox.end(cx, sink) {

@@ -1,0 +1,114 @@
+//! What the end of one leg means for the other, and how a relay is cut short.
+//!
+//! Where the second leg is another node, which relays the first, that has to know how its client
+//! ended: it is the one to tell the peer, and to write it down. So a connection that broke is passed on
+//! as one that breaks; and a WebSocket that is cut short is told by the other node, which alone knows
+//! where its frames end.
+
+use std::future::poll_fn;
+
+use tokio::time::timeout;
+
+use super::{End, FAREWELL, GOING_AWAY, LegIndex, NORMAL, Splice, TOO_LONG, Turn, flow::Broken};
+use crate::wire::{Transport, websocket::ControlPayload};
+
+impl Splice {
+    /// A leg's last byte was read.
+    pub(super) fn source_ended(&mut self, from: LegIndex) {
+        self.end.get_or_insert(End::Closed(from));
+        if !self.flows[from.at()].reads_websocket() {
+            return self.flows[from.at()].finish(ControlPayload::status(NORMAL));
+        }
+        // It ended both ways at once: there is no half-closed WebSocket. And in no good order, as it
+        // sent no Close.
+        self.flows[from.at()].finish(ControlPayload::status(GOING_AWAY));
+        self.flows[from.other().at()].stop(Some(ControlPayload::status(GOING_AWAY)));
+    }
+
+    /// A leg's socket failed, or what it sent cannot be passed on.
+    pub(super) fn broken(&mut self, from: LegIndex, broken: Broken) {
+        let across = from.other().at();
+        match broken {
+            Broken::Source => {
+                self.end.get_or_insert(End::Reset(from));
+                self.flows[from.at()].finish(ControlPayload::status(GOING_AWAY));
+                self.flows[across].discard();
+                self.pass_on_break(from);
+            }
+            Broken::Sink => {
+                self.end.get_or_insert(End::Reset(from.other()));
+                self.flows[from.at()].discard();
+                self.pass_on_break(from.other());
+            }
+            Broken::TooLong => {
+                self.end.get_or_insert(End::MessageTooLong(from));
+                self.flows[from.at()].give_up(ControlPayload::status(TOO_LONG));
+                self.flows[across].stop(Some(ControlPayload::status(TOO_LONG)));
+            }
+            Broken::Protocol(fault) => {
+                self.end.get_or_insert(End::WebSocketProtocol(from));
+                self.flows[from.at()].give_up(ControlPayload::status(GOING_AWAY));
+                self.flows[across].stop(Some(ControlPayload::status(fault.close_code())));
+            }
+        }
+    }
+
+    /// Cuts the relay short: what is pending goes out, and WebSockets are told. Then the legs have
+    /// a moment to end by themselves, since closing with bytes unread would be a reset, and could
+    /// overtake the rest.
+    pub(super) async fn cut(&mut self, end: End) -> End {
+        self.relay.allowance().lift();
+        if self.carries {
+            self.cut_off();
+        } else {
+            for flow in &mut self.flows {
+                flow.stop(Some(ControlPayload::status(GOING_AWAY)));
+            }
+        }
+        let farewell = async {
+            loop {
+                match poll_fn(|cx| self.poll_turn(cx)).await {
+                    Turn::Done => return,
+                    Turn::Rearm => {}
+                    Turn::Yield => tokio::task::yield_now().await,
+                }
+            }
+        };
+        // A leg that takes nothing does not hear the farewell either.
+        let _ = timeout(FAREWELL, farewell).await;
+        self.leave(end).await
+    }
+
+    /// A leg's connection broke.
+    fn pass_on_break(&mut self, broken: LegIndex) {
+        if self.carries && broken == LegIndex::First {
+            self.break_off();
+            self.flows[LegIndex::Second.at()].give_up_now();
+        }
+    }
+
+    /// Nothing more comes of the client. What is for it still comes, if the other node has to tell it
+    /// anything.
+    fn cut_off(&mut self) {
+        let [first, second] = &mut self.flows;
+        first.stop(None);
+        if self.relay.legs[LegIndex::First.at()].transport == Transport::Tcp {
+            second.stop(None);
+            self.break_off();
+        }
+    }
+
+    /// The connection to the other node is over, and ends as the client's did.
+    pub(super) async fn leave(&mut self, end: End) -> End {
+        if self.breaks {
+            // What was sent is not to be overtaken; whoever does not take it has had its time.
+            let _ = timeout(FAREWELL, self.streams[LegIndex::Second.at()].break_off()).await;
+        }
+        end
+    }
+
+    fn break_off(&mut self) {
+        self.breaks = true;
+        self.flows[LegIndex::First.at()].break_off();
+    }
+}
