@@ -38,6 +38,8 @@
 mod door;
 mod error;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod message;
 mod seal;

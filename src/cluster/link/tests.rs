@@ -195,3 +195,39 @@ async fn whoever_says_nothing_or_too_much_or_too_slowly_is_sent_away_in_time() {
     }
     assert!(visits.try_recv().is_err());
 }
+
+/// What a later release might want to know besides.
+#[derive(Clone, PartialEq, prost::Message)]
+struct LaterWant {
+    #[prost(string, tag = "1")]
+    uuid: String,
+    #[prost(bytes = "vec", tag = "900")]
+    more: Vec<u8>,
+}
+
+#[tokio::test]
+async fn releases_that_are_one_apart_hand_over_both_ways() {
+    for later_is_host in [true, false] {
+        let (listener, mut host, mut caller) = nodes([SECRET; 2]).await;
+        let later = if later_is_host { &mut host } else { &mut caller };
+        later.versions = 1..=2;
+        let hosting = async {
+            let (mut link, _, peer) = host.accept(next(&listener).await).await.unwrap();
+            assert_eq!(peer.version, 1);
+            let want: Want = link.receive().await.unwrap();
+            link.send(&Verdict::here()).await.unwrap();
+            link.receive::<Go>().await.unwrap();
+            want
+        };
+        let calling = async {
+            let mut link = caller.dial(&host.me, Purpose::Leg).await.unwrap();
+            let want = LaterWant { uuid: "a name".into(), more: vec![7; 1000] };
+            link.send(&want).await.unwrap();
+            assert!(link.receive::<Verdict>().await.unwrap() == Verdict::here());
+            link.send(&Go {}).await.unwrap();
+            link
+        };
+        let (want, _link) = tokio::join!(hosting, calling);
+        assert_eq!(want.uuid, "a name");
+    }
+}
