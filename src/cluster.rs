@@ -3,6 +3,7 @@
 //!
 //! The relay knows nothing of this but the trait that `relay/route.rs` declares.
 
+pub mod blocks;
 pub mod directory;
 pub mod host;
 pub mod link;

@@ -36,7 +36,7 @@ pub use self::{
     bearer::BearerToken,
     between::{answer_node, ask_node},
     control::{Control, Draining, ReloadError, Reloaded, UpgradeError, Upgraded},
-    nodes::{Alone, Asking, NodeAnswer, NodeName, NodeStatus, Nodes},
+    nodes::{Alone, Asking, Counted, NodeAnswer, NodeCounts, NodeName, NodeStatus, Nodes},
     problem::Problem,
     websocket::Upgrades,
 };

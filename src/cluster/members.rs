@@ -187,15 +187,18 @@ impl Members {
         self.0.blocks.subscribe()
     }
 
-    /// All nodes with what they count, asked for now.
+    /// All nodes with what they count and how long ago they said so, asked for now.
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub async fn list(&self) -> Result<Vec<(Member, Counts)>, DirectoryError> {
+    pub async fn list(&self) -> Result<Vec<(Member, Counts, Duration)>, DirectoryError> {
         let call = LIST.key(self.0.redis.name(""));
-        let list: Vec<(String, String, String)> = self.0.redis.run(&call).await?;
-        let members = list.into_iter().filter_map(|(start, who, shows)| {
-            Some((member(&start, &who)?, serde_json::from_str(&shows).unwrap_or_default()))
+        let list: Vec<(String, String, String, u64)> = self.0.redis.run(&call).await?;
+        let lives = self.0.beats_every * BEATS;
+        let members = list.into_iter().filter_map(|(start, who, shows, left)| {
+            let counts = serde_json::from_str(&shows).unwrap_or_default();
+            let heard = lives.saturating_sub(Duration::from_millis(left));
+            Some((member(&start, &who)?, counts, heard))
         });
         Ok(members.collect())
     }

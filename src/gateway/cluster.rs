@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     GatewayError,
+    company::Company,
     nodes::{self, Linked},
     secrets::{SecretError, read_cluster_secret},
 };
@@ -31,7 +32,7 @@ use crate::{
         liveness::Liveness,
         tls::mutual::{MutualTls, MutualTlsError},
     },
-    relay::{Core, route::Route},
+    relay::{Core, Parts, route::Route},
     shutdown::Shutdown,
 };
 
@@ -62,6 +63,7 @@ pub enum ClusterError {
 pub(super) struct Cluster {
     me: Arc<Node>,
     directory: RedisDirectory,
+    company: Company,
     events: mpsc::Receiver<Event>,
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     links: Arc<Links>,
@@ -77,6 +79,7 @@ impl Cluster {
     pub(super) fn set_up(
         config: &Config,
         dir: &Path,
+        parts: &Parts,
         inherited: &mut Inherited,
     ) -> Result<Option<Self>, GatewayError> {
         if !config.cluster.is_on() {
@@ -94,11 +97,23 @@ impl Cluster {
         let links = Arc::new(links.map_err(ClusterError::from)?);
         let redis = RedisDirectory::new(&config.cluster, dir, &me).map_err(ClusterError::from)?;
         let (directory, events, driver) = redis;
+        let company = Company::new(&config.cluster, &directory.redis(), &me, parts);
         let (intake, come) = router::intake();
         let driver = Box::pin(driver);
         let place = config.cluster.redis.expose().parse::<RedisUrl>();
         let place = place.map(|url| url.to_string()).unwrap_or_default();
-        Ok(Some(Self { me, directory, events, driver, links, listeners, intake, come, place }))
+        Ok(Some(Self {
+            me,
+            directory,
+            company,
+            events,
+            driver,
+            links,
+            listeners,
+            intake,
+            come,
+            place,
+        }))
     }
 
     /// Who is told of legs that wait.
@@ -114,7 +129,8 @@ impl Cluster {
     /// The others, as the admin API asks for them.
     pub(super) fn nodes(&self) -> Arc<dyn Nodes> {
         let (me, links) = (Arc::clone(&self.me), Arc::clone(&self.links));
-        Arc::new(Linked { me, links, health: self.directory.health() })
+        let Company { members, blocks, .. } = self.company.clone();
+        Arc::new(Linked { me, links, members, blocks, health: self.directory.health() })
     }
 
     /// Runs until the very end. The listeners are open until `back` is cancelled: others may want to
@@ -126,7 +142,8 @@ impl Cluster {
         shutdown: &Shutdown,
         back: &CancellationToken,
     ) {
-        let Self { me, directory, events, driver, links, listeners, come, place, .. } = self;
+        let Self { me, directory, company, events, driver, links, listeners, come, place, .. } =
+            self;
         let Node { name, address, instance } = &*me;
         let instance = format_args!("{:x}", instance.0);
         tracing::info!(node = %name, %address, %instance, redis = place, "a node of a cluster");
@@ -138,14 +155,17 @@ impl Cluster {
         // Not waited for: each ends by itself once its leg has left.
         let tasks = TaskTracker::new();
         let (router, drive) = Router::new(come, me, directory, others, room, metrics, tasks);
-        let hard = shutdown.hard().clone();
+        let (hard, kept) = (shutdown.hard().clone(), parts.clone());
         tracker.spawn(async move {
             let over = async {
                 hard.cancelled().await;
-                let _ = timeout(GIVE_BACK, router.until_idle()).await;
+                let farewell =
+                    async { tokio::join!(router.until_idle(), company.members.goodbye()) };
+                let _ = timeout(GIVE_BACK, farewell).await;
             };
+            let company = company.keep(kept);
             tokio::select! {
-                _ = async { tokio::join!(driver, drive.run(events), health) } => {}
+                _ = async { tokio::join!(driver, drive.run(events), health, company) } => {}
                 () = over => {}
             }
         });

@@ -4,17 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::Request;
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::cluster::Cluster;
 use crate::{
     cluster::{
+        blocks::Blocks,
         directory::{Instance, Node},
         link::{Links, Purpose},
+        members::{Counts, Member, Members},
         redis::Health,
     },
     config::{ClusterConfig, Network},
-    http::{Alone, Asking, NodeName, NodeStatus, Nodes, ask_node},
+    http::{Alone, Asking, Counted, NodeCounts, NodeName, NodeStatus, Nodes, ask_node},
     net::access::ListName,
 };
 
@@ -22,7 +25,33 @@ use crate::{
 pub(super) struct Linked {
     pub(super) me: Arc<Node>,
     pub(super) links: Arc<Links>,
+    pub(super) members: Members,
+    pub(super) blocks: Blocks,
     pub(super) health: watch::Receiver<Health>,
+}
+
+impl Linked {
+    fn is_other(&self, member: &Member) -> bool {
+        member.node.instance != self.me.instance
+    }
+}
+
+fn status(member: &Member, counts: Option<(Counts, Duration)>) -> NodeStatus {
+    let Node { instance, name, address } = &*member.node;
+    NodeStatus {
+        node: NodeName { name: name.clone(), instance: instance.0, address: address.clone() },
+        version: Arc::clone(&member.version),
+        // By its own clock, which may be anything.
+        started: Timestamp::from_second(member.started).unwrap_or_default(),
+        draining: member.draining,
+        counts: counts.map(|(counts, heard)| NodeCounts {
+            heard,
+            relays_active: counts.active,
+            legs_waiting: counts.waiting,
+            legs_carried: counts.carried,
+            bytes_per_second: counts.bytes_per_second,
+        }),
+    }
 }
 
 impl Nodes for Linked {
@@ -32,7 +61,17 @@ impl Nodes for Linked {
     }
 
     fn others(&self) -> Vec<NodeStatus> {
-        Vec::new()
+        let members = Arc::clone(&self.members.nodes().borrow());
+        let others = members.values().filter(|member| self.is_other(member));
+        others.map(|member| status(member, None)).collect()
+    }
+
+    fn counted(&self) -> Counted<'_> {
+        Box::pin(async {
+            let Ok(members) = self.members.list().await else { return self.others() };
+            let others = members.iter().filter(|(member, ..)| self.is_other(member));
+            others.map(|(member, counts, heard)| status(member, Some((*counts, *heard)))).collect()
+        })
     }
 
     fn ask<'a>(&'a self, node: &'a NodeName, request: Request<Bytes>) -> Asking<'a> {
@@ -51,13 +90,13 @@ impl Nodes for Linked {
         }
     }
 
-    fn carried(&self) -> usize {
-        0
+    fn listed(&self, list: ListName, network: Network, lasts: Option<Duration>) {
+        self.blocks.put(list, network, lasts);
     }
 
-    fn listed(&self, _: ListName, _: Network, _: Option<Duration>) {}
-
-    fn unlisted(&self, _: ListName, _: Network) {}
+    fn unlisted(&self, list: ListName, network: Network) {
+        self.blocks.take(list, network);
+    }
 }
 
 /// The nodes that there are.

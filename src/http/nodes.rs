@@ -14,8 +14,11 @@ pub trait Nodes: Send + Sync {
     /// This node.
     fn me(&self) -> NodeName;
 
-    /// The others, as they were last heard of, in no order.
+    /// The others that are known, in no order, without what they count.
     fn others(&self) -> Vec<NodeStatus>;
+
+    /// The same with what each has last said that it counts, as far as that is to be had.
+    fn counted(&self) -> Counted<'_>;
 
     /// Has another node answer this. The caller does not wait for ever.
     ///
@@ -26,9 +29,6 @@ pub trait Nodes: Send + Sync {
     /// Why sides that land on two nodes do not find each other now; `None` while they do.
     fn degraded(&self) -> Option<Arc<str>>;
 
-    /// How many legs this node carries to the nodes where their peers are.
-    fn carried(&self) -> usize;
-
     /// An operator has put this on a list here, for so long, or until it is taken back. Must not
     /// block.
     fn listed(&self, list: ListName, network: Network, lasts: Option<Duration>);
@@ -36,6 +36,9 @@ pub trait Nodes: Send + Sync {
     /// An operator has taken this off a list here. Must not block.
     fn unlisted(&self, list: ListName, network: Network);
 }
+
+/// The others, and what they count.
+pub type Counted<'a> = Pin<Box<dyn Future<Output = Vec<NodeStatus>> + Send + 'a>>;
 
 /// What comes of asking another node.
 pub type Asking<'a> = Pin<Box<dyn Future<Output = Result<NodeAnswer, String>> + Send + 'a>>;
@@ -71,10 +74,17 @@ pub struct NodeStatus {
     pub version: Arc<str>,
     /// When it came up.
     pub started: Timestamp,
-    /// How long ago it was last heard of.
-    pub heard: Duration,
     /// Whether it takes no new legs.
     pub draining: bool,
+    /// What it counts, if that is known.
+    pub counts: Option<NodeCounts>,
+}
+
+/// What a node counts, as it has last said.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeCounts {
+    /// How long ago that was.
+    pub heard: Duration,
     /// Relays that are active.
     pub relays_active: u64,
     /// Legs that wait.
@@ -97,16 +107,16 @@ impl Nodes for Alone {
         Vec::new()
     }
 
+    fn counted(&self) -> Counted<'_> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     fn ask<'a>(&'a self, _: &'a NodeName, _: Request<Bytes>) -> Asking<'a> {
         Box::pin(std::future::ready(Err("there is no other node".to_owned())))
     }
 
     fn degraded(&self) -> Option<Arc<str>> {
         None
-    }
-
-    fn carried(&self) -> usize {
-        0
     }
 
     fn listed(&self, _: ListName, _: Network, _: Option<Duration>) {}

@@ -1,9 +1,11 @@
 //! More than one node: legs land anywhere, and meet all the same.
 
+mod blocks;
 mod churn;
 mod directory;
 mod ends;
 mod kernel;
+mod limits;
 mod link;
 mod members;
 mod model;

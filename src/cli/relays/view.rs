@@ -30,12 +30,12 @@ struct Node {
     address: Option<String>,
     version: String,
     started: String,
-    heard_seconds: f64,
     draining: bool,
-    relays_active: u64,
-    legs_waiting: u64,
-    legs_carried: u64,
-    bytes_per_second: u64,
+    heard_seconds: Option<f64>,
+    relays_active: Option<u64>,
+    legs_waiting: Option<u64>,
+    legs_carried: Option<u64>,
+    bytes_per_second: Option<u64>,
     this: bool,
 }
 
@@ -127,7 +127,12 @@ pub(in crate::cli) fn nodes(page: &Nodes) -> String {
         "RATE",
     ]);
     for node in &page.items {
-        let heard = if node.this { "this".to_owned() } else { ago(node.heard_seconds) };
+        let unknown = || "?".to_owned();
+        let heard = match node.heard_seconds {
+            _ if node.this => "this".to_owned(),
+            seconds => seconds.map_or_else(unknown, ago),
+        };
+        let count = |count: Option<u64>| count.map_or_else(unknown, |count| count.to_string());
         table.add_row([
             safe(&node.name),
             node.address.as_deref().map_or_else(|| "-".to_owned(), safe),
@@ -135,10 +140,10 @@ pub(in crate::cli) fn nodes(page: &Nodes) -> String {
             safe(&node.started),
             heard,
             if node.draining { "draining" } else { "serving" }.to_owned(),
-            node.relays_active.to_string(),
-            node.legs_waiting.to_string(),
-            node.legs_carried.to_string(),
-            rate(node.bytes_per_second),
+            count(node.relays_active),
+            count(node.legs_waiting),
+            count(node.legs_carried),
+            node.bytes_per_second.map_or_else(unknown, rate),
         ]);
     }
     let nodes = if page.total == 1 { "1 node".to_owned() } else { format!("{} nodes", page.total) };

@@ -4,7 +4,6 @@ use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use serde::Deserialize;
 
 use super::api::Answer;
-use crate::wire::rendezvous::Text;
 
 /// Whose relays.
 #[derive(Debug, Args)]
@@ -57,7 +56,7 @@ impl Whose {
         };
         let missing = missing.into_iter().map(|Missing { node, why }| format!("{node}: {why}"));
         for node in missing.chain(problems) {
-            eprintln!("partial: without the node {}", Text::from(node.as_str()));
+            eprintln!("partial: without the node {}", node.replace(char::is_control, "?"));
         }
     }
 }

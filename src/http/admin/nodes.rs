@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{
-    AdminState, NodeStatus, Problem,
+    AdminState, NodeCounts, NodeStatus, Problem,
     page::{Checked, Page, Paged},
 };
 
@@ -29,13 +29,13 @@ pub(super) struct NodeView {
     address: Option<String>,
     version: String,
     started: Timestamp,
-    /// How long ago it was last heard of; 0 for this one.
-    heard_seconds: f64,
     draining: bool,
-    relays_active: u64,
-    legs_waiting: u64,
-    legs_carried: u64,
-    bytes_per_second: u64,
+    /// How long ago it has said what follows; null where that cannot be had.
+    heard_seconds: Option<f64>,
+    relays_active: Option<u64>,
+    legs_waiting: Option<u64>,
+    legs_carried: Option<u64>,
+    bytes_per_second: Option<u64>,
     /// Whether it is the one that answers.
     this: bool,
 }
@@ -46,16 +46,20 @@ pub(super) async fn list(
     Checked(filter): Checked<Filter>,
 ) -> Result<Json<Paged<NodeView>>, Problem> {
     let page = Page::new(filter.limit, filter.offset)?;
-    Ok(Json(
-        page.of(all(&admin).into_iter().map(|(node, this)| NodeView::of(node, this)).collect()),
-    ))
+    let others = admin.nodes.counted().await;
+    let all = named(others, &admin).into_iter();
+    Ok(Json(page.of(all.map(|(node, this)| NodeView::of(node, this)).collect())))
 }
 
 /// Every node, each under a name of its own, and whether it is this one: by these names.
 ///
 /// Of two processes with one name, of which one takes over, the older has its instance in its name.
 pub(super) fn all(admin: &AdminState) -> Vec<(NodeStatus, bool)> {
-    let mut all: Vec<_> = admin.nodes.others().into_iter().map(|node| (node, false)).collect();
+    named(admin.nodes.others(), admin)
+}
+
+fn named(others: Vec<NodeStatus>, admin: &AdminState) -> Vec<(NodeStatus, bool)> {
+    let mut all: Vec<_> = others.into_iter().map(|node| (node, false)).collect();
     all.push((this(admin), true));
     // This one keeps its name, and else the youngest does.
     all.sort_by(|(a, a_this), (b, b_this)| {
@@ -80,30 +84,32 @@ fn this(admin: &AdminState) -> NodeStatus {
         node: admin.nodes.me(),
         version: env!("CARGO_PKG_VERSION").into(),
         started: admin.started,
-        heard: Duration::ZERO,
         draining: admin.is_draining(),
-        relays_active: count(parts.relays.count()),
-        legs_waiting: count(parts.room.len()),
-        legs_carried: count(admin.nodes.carried()),
-        bytes_per_second: parts.relays.all().iter().map(|relay| relay.rate()).sum(),
+        counts: Some(NodeCounts {
+            heard: Duration::ZERO,
+            relays_active: count(parts.relays.count()),
+            legs_waiting: count(parts.room.len()),
+            legs_carried: count(parts.carried.count()),
+            bytes_per_second: parts.relays.all().iter().map(|relay| relay.rate()).sum(),
+        }),
     }
 }
 
 impl NodeView {
     fn of(status: NodeStatus, this: bool) -> Self {
-        let node = status.node;
+        let (node, counts) = (status.node, status.counts);
         Self {
             name: node.name.to_string(),
             instance: format!("{:x}", node.instance),
             address: (!node.address.is_empty()).then(|| node.address.to_string()),
             version: status.version.to_string(),
             started: status.started,
-            heard_seconds: status.heard.as_secs_f64(),
             draining: status.draining,
-            relays_active: status.relays_active,
-            legs_waiting: status.legs_waiting,
-            legs_carried: status.legs_carried,
-            bytes_per_second: status.bytes_per_second,
+            heard_seconds: counts.map(|counts| counts.heard.as_secs_f64()),
+            relays_active: counts.map(|counts| counts.relays_active),
+            legs_waiting: counts.map(|counts| counts.legs_waiting),
+            legs_carried: counts.map(|counts| counts.legs_carried),
+            bytes_per_second: counts.map(|counts| counts.bytes_per_second),
             this,
         }
     }

@@ -209,7 +209,7 @@ async fn the_list_has_what_each_counts() {
         list.len() == 2 && list[1].1.waiting == 9
     })
     .await;
-    let (member, counts) = one.members.list().await.unwrap().remove(0);
+    let (member, counts, _) = one.members.list().await.unwrap().remove(0);
     assert_eq!((&*member.node.name, member.started), ("node-1", 1_700_000_000));
     assert_eq!(counts, Counts::default());
 }

@@ -1,9 +1,10 @@
 //! Lists of all nodes as one: each gives the first of its rows, and the page is cut out of them
 //! together.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, str::FromStr, sync::Arc};
 
 use axum::{http::StatusCode, response::Response};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -151,9 +152,11 @@ impl Sorted {
                     "rate" => "bytes_per_second",
                     "uuid" => "uuid",
                     "target_id" => "target_id",
-                    _ => "age_seconds",
+                    // Ages are told at other times by each node, and by each page.
+                    _ => "started",
                 };
-                vec![(field, direction), ("node", Up), ("id", opposite)]
+                let by = if field == "started" { opposite } else { direction };
+                vec![(field, by), ("node", Up), ("id", opposite)]
             }
             _ => vec![("network", Up)],
         })
@@ -162,15 +165,18 @@ impl Sorted {
     fn compare(&self, a: &Row, b: &Row) -> Ordering {
         let fields = self.0.iter().chain([&("node", Direction::Up)]);
         let by_field = |&(field, direction): &(&str, Direction)| {
-            let ordering = compare(a.get(field), b.get(field));
+            let ordering = compare(field, a.get(field), b.get(field));
             if direction == Direction::Down { ordering.reverse() } else { ordering }
         };
         fields.map(by_field).find(|ordering| ordering.is_ne()).unwrap_or(Ordering::Equal)
     }
 }
 
-/// Nothing first, then numbers, then networks as such, and other text.
-fn compare(a: Option<&Value>, b: Option<&Value>) -> Ordering {
+/// Nothing first, then numbers, then text: times and networks as what they are.
+fn compare(field: &str, a: Option<&Value>, b: Option<&Value>) -> Ordering {
+    fn as_such<T: Ord + FromStr>(a: &str, b: &str) -> Ordering {
+        a.parse::<T>().ok().cmp(&b.parse().ok()).then(a.cmp(b))
+    }
     let rank = |value: Option<&Value>| match value {
         None | Some(Value::Null) => 0,
         Some(Value::Number(_)) => 1,
@@ -184,12 +190,11 @@ fn compare(a: Option<&Value>, b: Option<&Value>) -> Ordering {
                 float(a).total_cmp(&float(b))
             }
         },
-        (Some(Value::String(a)), Some(Value::String(b))) => {
-            match (a.parse::<Network>(), b.parse::<Network>()) {
-                (Ok(a), Ok(b)) => a.cmp(&b),
-                _ => a.cmp(b),
-            }
-        }
+        (Some(Value::String(a)), Some(Value::String(b))) => match field {
+            "started" => as_such::<Timestamp>(a, b),
+            "network" | "address" => as_such::<Network>(a, b),
+            _ => a.cmp(b),
+        },
         _ => rank(a).cmp(&rank(b)),
     }
 }
@@ -219,14 +224,15 @@ mod tests {
             rows.sort_by(|a, b| sorted.compare(a, b));
             rows.into_iter().map(|row| row["id"].as_u64().unwrap()).collect::<Vec<_>>()
         };
-        let number = |n: f64| Value::from(n);
-        let ages = [number(3.0), number(1.5), number(2.0)];
-        assert_eq!(of("age_seconds", ages.clone(), "/relays", None), [2, 3, 1]);
-        assert_eq!(of("age_seconds", ages.clone(), "/relays", Some("-age")), [1, 3, 2]);
+        let ages = [3.0, 1.5, 2.0].map(Value::from);
         assert_eq!(of("age_seconds", ages, "/waiting", None), [1, 3, 2]);
-        let same = [number(1.0), number(1.0), number(1.0)];
-        assert_eq!(of("age_seconds", same.clone(), "/relays", None), [3, 2, 1]);
-        assert_eq!(of("age_seconds", same, "/relays", Some("-age")), [2, 3, 1]);
+        let started = ["05Z", "05.25Z", "05.1Z"]
+            .map(|second| Value::from(format!("2026-01-02T03:04:{second}")));
+        assert_eq!(of("started", started.clone(), "/relays", None), [2, 3, 1]);
+        assert_eq!(of("started", started, "/relays", Some("-age")), [1, 3, 2]);
+        let same = [1, 1, 1].map(Value::from);
+        assert_eq!(of("bytes", same.clone(), "/relays", Some("bytes")), [3, 2, 1]);
+        assert_eq!(of("bytes", same, "/relays", Some("-bytes")), [2, 3, 1]);
         let big = [u64::MAX, u64::MAX - 1, 0].map(Value::from);
         assert_eq!(of("bytes", big, "/relays", Some("-bytes")), [1, 2, 3]);
         let ids = [Value::Null, Value::from("9"), Value::from("10")];

@@ -1,0 +1,23 @@
+-- Changes what operators have put on the lists. KEYS[1]: what every key begins with.
+-- ARGV: 1 an epoch should there be none, then for each change: + or -, the list and the network,
+-- and for how long it is to stay (ms), or nothing for good.
+-- One change is told to all nodes as it is; of several they are told to read.
+local blocks = KEYS[1] .. 'blocks'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSETNX', blocks, 'epoch', ARGV[1])
+for at = 2, #ARGV, 3 do
+    local entry, lasts = ARGV[at + 1], ARGV[at + 2]
+    if ARGV[at] == '-' then
+        redis.call('HDEL', blocks, entry)
+    elseif lasts == '' then
+        redis.call('HSET', blocks, entry, '')
+    else
+        redis.call('HSET', blocks, entry, string.format('%.0f', now + lasts))
+    end
+end
+local generation = redis.call('INCR', KEYS[1] .. 'blocks:generation')
+local news = redis.call('HGET', blocks, 'epoch') .. ' ' .. generation
+if #ARGV == 4 then news = news .. ' ' .. ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] end
+redis.call('PUBLISH', KEYS[1] .. 'news', news)
+return 1
