@@ -12,6 +12,7 @@ mod model;
 mod pairs;
 pub(crate) mod redis;
 mod redis_faults;
+mod rolling;
 mod simulated;
 pub(crate) mod support;
 mod told;
