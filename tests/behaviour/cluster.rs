@@ -10,6 +10,7 @@ mod link;
 mod members;
 mod model;
 mod pairs;
+mod quick_start;
 pub(crate) mod redis;
 mod redis_faults;
 mod rolling;
