@@ -321,6 +321,33 @@ fn scripts_are_clean() {
     successful(run(Command::new(shellcheck).arg("--external-sources").args(scripts)));
 }
 
+/// `.deny.toml` is for cargo-deny; this is the part of it that may change with every dependency.
+#[test]
+fn every_dependency_has_a_licence_that_is_allowed() {
+    use figment::providers::{Format as _, Toml};
+    let rules: Value = Toml::from_path(&repository().join(".deny.toml")).unwrap();
+    let allowed: Vec<_> =
+        rules["licenses"]["allow"].as_array().unwrap().iter().map(str_of).collect();
+    let host = successful(run(Command::new("rustc").args(["--print", "host-tuple"])));
+    let mut cargo = Command::new(env!("CARGO"));
+    // What other platforms need besides has not been fetched.
+    cargo.args(["metadata", "--locked", "--offline", "--format-version", "1"]);
+    let listed = run(cargo.args(["--filter-platform", host.trim()]));
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let packages = listed["packages"].as_array().unwrap();
+    assert!(packages.len() > 100);
+    // Of what is not ours, one alternative at least, all of which is allowed.
+    let is_allowed = |licence: &str| {
+        let plain = licence.replace(['(', ')'], "").replace('/', " OR ");
+        let mut alternatives = plain.split(" OR ");
+        alternatives.any(|all| all.split(" AND ").all(|one| allowed.contains(&one.trim())))
+    };
+    for package in packages.iter().filter(|package| !package["source"].is_null()) {
+        let licence = package["license"].as_str().unwrap_or_default();
+        assert!(is_allowed(licence), "{} has {licence:?}", package["name"]);
+    }
+}
+
 // Rendering and validating
 
 fn rendered_base() -> Option<String> {
