@@ -34,6 +34,9 @@ use crate::config::ClusterConfig;
 /// How many questions may be with Redis at once; the rest wait, within their time.
 const IN_FLIGHT: usize = 512;
 
+/// Why Redis is not asked before the first try to connect.
+const NOT_YET: &str = "not connected yet";
+
 /// Where all nodes are told what concerns all, without the prefix.
 pub(super) const NEWS_CHANNEL: &str = "news";
 
@@ -105,7 +108,7 @@ impl Redis {
         told: mpsc::Sender<Told>,
     ) -> Result<(Self, Driver), RedisConfigError> {
         let target = Target::new(config, dir)?;
-        let why = "not connected yet".into();
+        let why = NOT_YET.into();
         let redis = Self(Arc::new(Inner {
             prefix: config.prefix.clone(),
             timeout: config.redis_timeout.get(),
@@ -212,13 +215,13 @@ impl Redis {
 
     fn is_degraded(&self, why: &str) {
         self.0.health.send_modify(|health| {
-            let since = match *health {
-                Health::Degraded { since, .. } => since,
-                Health::Up => {
-                    tracing::warn!(why, "Redis does not answer: legs on two nodes have to wait");
-                    Instant::now()
-                }
+            let (since, is_news) = match health {
+                Health::Degraded { since, why } => (*since, **why == *NOT_YET),
+                Health::Up => (Instant::now(), true),
             };
+            if is_news {
+                tracing::warn!(why, "Redis does not answer: legs on two nodes have to wait");
+            }
             *health = Health::Degraded { since, why: why.into() };
         });
     }

@@ -51,7 +51,10 @@ impl TestNode {
 
     /// One that is connected.
     async fn start(number: u64, url: &str) -> Self {
-        let mut node = Self::new(number, url, |_| {});
+        // Many tests run at once.
+        let mut node = Self::new(number, url, |config| {
+            config.redis_timeout = "10s".parse().expect("a duration");
+        });
         node.until_up().await;
         assert_eq!(node.told().await, Event::Forgotten);
         node
@@ -365,7 +368,8 @@ async fn a_wrong_password_is_said_and_not_shown() {
 #[tokio::test]
 async fn a_redis_that_is_slow_is_waited_for_as_long_as_it_may_be() {
     let Some(redis) = Redis::start().await else { return };
-    let node = TestNode::start(1, &redis.url()).await;
+    let node = TestNode::new(1, &redis.url(), |_| {});
+    node.until_up().await;
     let uuid = uuid();
     let _: () = redis.ask("CLIENT PAUSE 300 ALL").await.unwrap();
     let began = Instant::now();
