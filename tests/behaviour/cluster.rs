@@ -1,5 +1,6 @@
 //! More than one node: legs land anywhere, and meet all the same.
 
+mod at_once;
 mod blocks;
 mod churn;
 mod directory;
@@ -7,9 +8,11 @@ mod ends;
 mod kernel;
 mod limits;
 mod link;
+mod lost_nodes;
 mod members;
 mod model;
 mod pairs;
+mod partition;
 mod quick_start;
 pub(crate) mod redis;
 mod redis_faults;

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard},
@@ -52,6 +52,15 @@ impl Redis {
         let mut redis = started.await?;
         redis.ca = Some(ca);
         Some(redis)
+    }
+
+    /// One that other machines reach at this address.
+    pub(crate) async fn start_at(ip: IpAddr) -> Option<Self> {
+        let addr = SocketAddr::new(ip, free_addr().port());
+        let options = |addr: SocketAddr| {
+            ["--protected-mode", "no", "--port", &addr.port().to_string()].map(ToOwned::to_owned)
+        };
+        Self::start_by(addr, |addr, _| options(addr).into()).await
     }
 
     async fn start_by(
