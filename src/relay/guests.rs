@@ -1,7 +1,10 @@
 //! Between nodes: a leg that another node hands in becomes one of a relay here, and one that leaves
 //! is carried to where it is relayed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -50,6 +53,9 @@ pub(super) struct Carrier {
 
 /// In seconds, longer than anybody is silent: ending who is idle is for the node that relays.
 const EVER: u64 = 10 * 365 * 24 * 60 * 60;
+
+/// How much longer than the node that relays a leg is given that takes nothing.
+const MARGIN: Duration = Duration::from_secs(5);
 
 impl Core {
     /// Relays a leg that waited here and one that another node has handed over.
@@ -100,7 +106,7 @@ impl Carrier {
 /// Only a bound is left, of what is not taken: and beyond that of the node that relays, whose it is
 /// to say that a leg takes nothing.
 fn unlimited(limits: &RelayConfig) -> RelayConfig {
-    let longest = limits.write_timeout.get().as_millis().saturating_mul(2);
+    let longest = limits.write_timeout.get().saturating_add(MARGIN).as_millis();
     RelayConfig {
         idle_timeout: Lasting::from_secs(EVER),
         port_forward_idle_timeout: Lasting::from_secs(EVER),

@@ -271,6 +271,11 @@ impl ActiveRelays {
 }
 
 impl ActiveRelay {
+    /// Whether another node has to do with it.
+    pub const fn is_guest(&self) -> bool {
+        self.has_via
+    }
+
     /// When the pair was made.
     pub fn started(&self) -> Timestamp {
         // It was one.

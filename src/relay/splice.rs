@@ -54,6 +54,9 @@ use crate::{
 /// How long a relay that is cut short may take to say so, and be heard.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether another node, which has ended its sending, is still there.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// How often in a turn the directions may give each other something to do.
 const ROUNDS: usize = 8;
 
@@ -308,6 +311,7 @@ impl Splice {
                 self.relay.received(from, received);
             }
         }
+        self.look_whether_forsaken();
         if self.close_wait.is_over(now, &self.flows, self.usual_silence()) {
             return Some(self.end.unwrap_or(End::Idle));
         }
@@ -328,7 +332,9 @@ impl Splice {
         // A direction that stalls later still has to be seen in time.
         let latest = Instant::now() + quiet.min(write_timeout);
         let deadlines = self.flows.iter().filter_map(|flow| flow.deadline(write_timeout));
+        let forsaken = self.may_be_forsaken().then(|| Instant::now() + LOOK);
         let others = self.pace.next_look().into_iter().chain(self.close_wait.deadline());
+        let others = others.chain(forsaken);
         deadlines.chain(others).fold(latest, Instant::min)
     }
 

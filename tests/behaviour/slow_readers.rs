@@ -28,8 +28,9 @@ use crate::{
 const BLOCK: usize = 64 << 10;
 
 /// What the relay may have taken from a sender whose reader takes nothing: what the kernel keeps
-/// for the reader (4 MiB, as this machine is set), and two reads of its own.
-const BOUND: u64 = 8 << 20;
+/// for the reader (4 MiB, as this machine is set), and two reads of its own. Across two nodes also
+/// what it keeps between them.
+const BOUND: u64 = if crate::ACROSS { 32 << 20 } else { 8 << 20 };
 
 /// The message at a place in an endless stream.
 fn block(seed: u64, at: usize) -> Vec<u8> {

@@ -12,6 +12,16 @@ use super::{Handle as _, Over, Stream};
 const LOOK: Duration = Duration::from_millis(2);
 
 impl Stream {
+    /// Whether the other side has broken the connection off, though nobody reads or writes.
+    pub fn is_gone(&self) -> bool {
+        let socket = match &self.0 {
+            Over::Plain(socket) => socket,
+            Over::Tls(tls) => &tls.parts().socket,
+        };
+        let mut fd = [PollFd::new(socket, PollFlags::empty())];
+        poll(&mut fd, Some(&Timespec::default())).is_ok_and(|seen| seen > 0)
+    }
+
     /// Has the connection broken off when this is dropped, once all that was written has been sent:
     /// a reset throws away what has not. Until then this does not end.
     pub async fn break_off(&mut self) {

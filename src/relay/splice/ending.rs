@@ -17,7 +17,11 @@ impl Splice {
     pub(super) fn source_ended(&mut self, from: LegIndex) {
         self.end.get_or_insert(End::Closed(from));
         if !self.flows[from.at()].reads_websocket() {
-            return self.flows[from.at()].finish(ControlPayload::status(NORMAL));
+            self.flows[from.at()].finish(ControlPayload::status(NORMAL));
+            if from == LegIndex::Second {
+                self.hear_no_more();
+            }
+            return;
         }
         // It ended both ways at once: there is no half-closed WebSocket. And in no good order, as it
         // sent no Close.
@@ -87,20 +91,50 @@ impl Splice {
         }
     }
 
+    /// The other node has ended. That is the end of a WebSocket, whatever its client still says; a TCP
+    /// leg's peer may have ended its sending only.
+    fn hear_no_more(&mut self) {
+        if self.carries && self.client() == Transport::WebSocket {
+            self.flows[LegIndex::First.at()].discard();
+        }
+    }
+
+    /// Whether the other node, which has ended its sending, may have gone altogether: that is not
+    /// seen by whoever has nothing to say to it.
+    pub(super) fn may_be_forsaken(&self) -> bool {
+        let [first, second] = &self.flows;
+        self.carries && second.is_done() && first.is_moving()
+    }
+
+    /// Looks whether it has, and hears the client no more then.
+    pub(super) fn look_whether_forsaken(&mut self) {
+        if self.may_be_forsaken() && self.streams[LegIndex::Second.at()].is_gone() {
+            self.flows[LegIndex::First.at()].discard();
+        }
+    }
+
+    /// How the client of a leg that is carried came.
+    fn client(&self) -> Transport {
+        self.relay.legs[LegIndex::First.at()].transport
+    }
+
     /// Nothing more comes of the client. What is for it still comes, if the other node has to tell it
     /// anything.
     fn cut_off(&mut self) {
+        let client = self.client();
         let [first, second] = &mut self.flows;
         first.stop(None);
-        if self.relay.legs[LegIndex::First.at()].transport == Transport::Tcp {
+        if client == Transport::Tcp {
             second.stop(None);
             self.break_off();
         }
     }
 
-    /// The connection to the other node is over, and ends as the client's did.
+    /// The connection to the other node is over. Where the leg is carried it ends as the client did;
+    /// and the node that carries one learns of an end which its client has not answered.
     pub(super) async fn leave(&mut self, end: End) -> End {
-        if self.breaks {
+        let unanswered = !self.flows[LegIndex::Second.at()].source_has_ended();
+        if self.breaks || (self.relay.is_guest() && !self.carries && unanswered) {
             // What was sent is not to be overtaken; whoever does not take it has had its time.
             let _ = timeout(FAREWELL, self.streams[LegIndex::Second.at()].break_off()).await;
         }

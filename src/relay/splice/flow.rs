@@ -123,6 +123,16 @@ impl Flow {
         self.state == State::Done
     }
 
+    /// Whether nothing has ended it yet.
+    pub(super) fn is_moving(&self) -> bool {
+        self.state == State::Moving
+    }
+
+    /// Whether nothing more comes from the source.
+    pub(super) const fn source_has_ended(&self) -> bool {
+        self.source_ended
+    }
+
     pub(super) fn reads_websocket(&self) -> bool {
         self.from == Transport::WebSocket
     }

@@ -228,3 +228,24 @@ async fn pings_of_a_carried_websocket_are_answered_once_before_and_while_it_is_r
         }
     }
 }
+
+/// Whose relay is over is closed, though it does not end by itself and says nothing more.
+#[tokio::test]
+async fn a_carried_leg_that_does_not_end_is_closed_when_its_relay_is_over() {
+    let Some(cluster) = Cluster::start(2).await else { return };
+    for second in TRANSPORTS {
+        let mut pair = cluster.clients((0, Tcp), (1, second)).await;
+        pair.first.finish().await;
+        assert_eq!(pair.second.receive().await, None);
+        drop(pair.first);
+        let Client::Tcp(socket) = pair.second else {
+            // Its Close was answered by the library; its end is never sent.
+            cluster[1].until_metric("relay_cluster_carried_legs", 0.0).await;
+            continue;
+        };
+        cluster[0].delete(&format!("/api/v1/relays/{}", pair.uuid)).await;
+        cluster[1].until_metric("relay_cluster_carried_legs", 0.0).await;
+        drop(socket);
+    }
+    cluster.until_quiet().await;
+}
