@@ -67,6 +67,7 @@ pub(super) struct Cluster {
     events: mpsc::Receiver<Event>,
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     links: Arc<Links>,
+    tls: Option<Arc<MutualTls>>,
     listeners: Vec<Listener>,
     intake: Arc<Intake>,
     come: Come,
@@ -93,7 +94,7 @@ impl Cluster {
         let secret = read_cluster_secret(config, dir).map_err(ClusterError::from)?;
         let patience = config.cluster.handover_timeout.get();
         let tls = MutualTls::load(&config.cluster.tls, dir).map_err(ClusterError::from)?;
-        let links = Links::new(Arc::clone(&me), &secret, tls, patience, liveness);
+        let links = Links::new(Arc::clone(&me), &secret, tls.clone(), patience, liveness);
         let links = Arc::new(links.map_err(ClusterError::from)?);
         let redis = RedisDirectory::new(&config.cluster, dir, &me).map_err(ClusterError::from)?;
         let (directory, events, driver) = redis;
@@ -109,6 +110,7 @@ impl Cluster {
             events,
             driver,
             links,
+            tls,
             listeners,
             intake,
             come,
@@ -142,13 +144,17 @@ impl Cluster {
         shutdown: &Shutdown,
         back: &CancellationToken,
     ) {
-        let Self { me, directory, company, events, driver, links, listeners, come, place, .. } =
-            self;
+        let Self {
+            me, directory, company, events, driver, links, tls, listeners, come, place, ..
+        } = self;
         let Node { name, address, instance } = &*me;
         let instance = format_args!("{:x}", instance.0);
         tracing::info!(node = %name, %address, %instance, redis = place, "a node of a cluster");
         let parts = &admin.parts;
         let tracker = shutdown.tracker();
+        if let Some(tls) = tls {
+            tracker.spawn(tls.watch_until(shutdown.hard().clone()));
+        }
         let health = watch_health(directory.health(), Arc::clone(&parts.metrics));
         let others = Others::new(Arc::clone(&links), core, parts);
         let (room, metrics) = (Arc::clone(&parts.room), Arc::clone(&parts.metrics));

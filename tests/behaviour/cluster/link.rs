@@ -2,6 +2,7 @@
 //! plays again gets him nothing.
 
 mod between;
+mod gateways;
 mod tls;
 
 use std::{path::Path, sync::Arc, time::Duration};

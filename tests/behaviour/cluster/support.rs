@@ -142,6 +142,11 @@ impl Processes {
         Some(Self { redis, nodes, more: more.to_owned() })
     }
 
+    /// Nodes that were started one by one.
+    pub(crate) const fn of(redis: Redis, nodes: Vec<Process>) -> Self {
+        Self { redis, nodes, more: String::new() }
+    }
+
     /// Kills a node, and starts it anew, elsewhere.
     pub(crate) async fn replace(&mut self, node: usize) {
         self.nodes[node].signal(rustix::process::Signal::KILL);

@@ -8,13 +8,13 @@ use rcgen::{
 use super::*;
 
 /// An authority, and what it vouches for.
-struct Authority(Issuer<'static, KeyPair>, String);
+pub(super) struct Authority(Issuer<'static, KeyPair>, String);
 
 /// The files of a node.
-struct Files(tempfile::TempDir);
+pub(super) struct Files(pub(super) tempfile::TempDir);
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new([]).expect("it works");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -25,13 +25,13 @@ impl Authority {
     }
 
     /// Files of a node with a certificate for `name` by this authority, that believe `believed`.
-    fn files(&self, name: &str, believed: &Self, expired: bool) -> Files {
+    pub(super) fn files(&self, name: &str, believed: &Self, expired: bool) -> Files {
         let files = Files(tempfile::tempdir().expect("it works"));
         self.write(&files, name, believed, expired);
         files
     }
 
-    fn write(&self, Files(dir): &Files, name: &str, believed: &Self, expired: bool) {
+    pub(super) fn write(&self, Files(dir): &Files, name: &str, believed: &Self, expired: bool) {
         let mut params = CertificateParams::new([name.to_owned()]).expect("it works");
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
