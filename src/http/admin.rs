@@ -88,6 +88,7 @@ pub(super) fn of_this_node(admin: &Arc<AdminState>) -> Router {
             get(relays::show).patch(relays::change).delete(relays::close),
         )
         .route("/api/v1/bandwidth", get(bandwidth::show).patch(bandwidth::change))
+        .route("/api/v1/carried", get(relays::carried))
         .route("/api/v1/waiting", get(waiting::list))
         .route("/api/v1/keys", get(keys::list))
         .route("/api/v1/stats", get(stats::show))

@@ -55,6 +55,8 @@ pub(super) struct Relay {
     bytes_per_second: u64,
     bandwidth: String,
     limited: bool,
+    /// The node that carries its second leg, if one does.
+    via: Option<String>,
     legs: [Leg; 2],
 }
 
@@ -172,6 +174,9 @@ pub(super) fn one(relay: &Relay) -> String {
         ["second leg", &second.place()],
         ["  sent", &second.sent()],
     ]);
+    if let Some(node) = &relay.via {
+        table.add_row(["  by node", &safe(node)]);
+    }
     format!("{}\n", text(table))
 }
 

@@ -80,6 +80,9 @@ pub(super) struct RelayView {
     bandwidth: BitRate,
     /// Whether a limit, be it shared, held it back within the last second.
     limited: bool,
+    /// The node that carries its second leg; of a leg that is carried, the one that relays it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<String>,
     /// The leg that waited, and the one that came.
     legs: [LegView; 2],
 }
@@ -117,11 +120,23 @@ pub(super) async fn list(
     State(admin): State<Arc<AdminState>>,
     Checked(filter): Checked<Filter>,
 ) -> Result<Json<Paged<RelayView>>, Problem> {
+    listed(&admin.parts.relays, &filter)
+}
+
+/// The legs that this node carries to others, where they are relayed: the client's leg, and the
+/// connection to that node.
+pub(super) async fn carried(
+    State(admin): State<Arc<AdminState>>,
+    Checked(filter): Checked<Filter>,
+) -> Result<Json<Paged<RelayView>>, Problem> {
+    listed(&admin.parts.carried, &filter)
+}
+
+fn listed(registry: &ActiveRelays, filter: &Filter) -> Result<Json<Paged<RelayView>>, Problem> {
     let page = Page::new(filter.limit, filter.offset)?;
-    let relays = admin.parts.relays.all();
+    let relays = registry.all();
     // Ordered as shown: the relays themselves go on counting while they are compared.
     let matching = relays.iter().filter(|relay| filter.holds(relay));
-    let registry = &admin.parts.relays;
     // One time for all, or two relays that began together change places from page to page.
     let now = Instant::now();
     let mut views: Vec<_> = matching.map(|relay| RelayView::at(registry, relay, now)).collect();
@@ -282,6 +297,7 @@ impl RelayView {
             plane: if relay.is_in_bulk() { "bulk" } else { "light" },
             bandwidth: registry.bandwidth(relay),
             limited: relay.allowance().was_held_back(),
+            via: registry.via(relay).map(|node| node.to_string()),
             legs: [LegView::of(first), LegView::of(second)],
         }
     }

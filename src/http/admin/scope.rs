@@ -100,9 +100,10 @@ impl View {
         let path = path.unwrap_or_default();
         let path = path.strip_prefix("/api/v1").unwrap_or(&path);
         match (method.as_str(), path) {
-            ("GET", "/relays" | "/waiting" | "/addresses" | "/blocklist" | "/throttlelist") => {
-                self.rows(path, &asked, &question).await
-            }
+            (
+                "GET",
+                "/relays" | "/carried" | "/waiting" | "/addresses" | "/blocklist" | "/throttlelist",
+            ) => self.rows(path, &asked, &question).await,
             ("GET", "/keys") => self.keys(&asked, &question).await,
             ("GET", "/stats") => self.stats(&question).await,
             ("GET", "/bandwidth") => self.bandwidth(&question).await,

@@ -197,6 +197,36 @@ fn has_nothing_to_object(metrics: &str) {
 }
 
 #[tokio::test]
+async fn a_leg_that_is_carried_is_shown_where_it_landed_and_where_it_is_relayed() {
+    let Some(cluster) = known(2).await else { return };
+    let pair = cluster.clients((0, Tcp), (1, WebSocket)).await;
+    let relay = cluster[1].get(&format!("/api/v1/relays/{}?scope=cluster", pair.uuid)).await.json();
+    assert_eq!((&relay["node"], &relay["via"]), (&"node-0".into(), &"node-1".into()), "{relay}");
+    assert_eq!(relay["legs"][1]["transport"], "websocket");
+    let mut carried = Value::Null;
+    eventually("it is carried", async || {
+        carried = cluster[0].get("/api/v1/carried?scope=cluster").await.json();
+        carried["total"] == 1
+    })
+    .await;
+    let leg = &carried["items"][0];
+    assert_eq!((&leg["node"], &leg["via"]), (&"node-1".into(), &"node-0".into()), "{carried}");
+    assert_eq!(leg["uuid"], *pair.uuid);
+    assert_eq!(leg["legs"][0]["address"], relay["legs"][1]["address"], "the client's own");
+    // It is one relay, of the node that relays it.
+    let stats = cluster[0].get("/api/v1/stats?scope=cluster").await.json();
+    assert_eq!(stats["relays_active"], 1, "{stats}");
+    let path = format!("/api/v1/relays/{}?scope=cluster", pair.uuid);
+    let closed = delete(&cluster[1], &path).await;
+    assert_eq!(closed.json()["by_node"]["node-0"], 1);
+    drop(pair);
+    eventually("nothing is carried any more", async || {
+        cluster[1].get("/api/v1/carried").await.json()["total"] == 0
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_relay_is_changed_and_closed_wherever_it_is() {
     let Some(cluster) = known(3).await else { return };
     let _pair = cluster[2].named_pair("anywhere", Tcp, Tcp).await;

@@ -142,7 +142,7 @@ impl Sorted {
         Self(match path {
             "/waiting" => vec![("age_seconds", Down), ("uuid", Up)],
             "/addresses" => vec![("connections_open", Down), ("refused", Down), ("address", Up)],
-            "/relays" => {
+            "/relays" | "/carried" => {
                 let sort = sort.unwrap_or("age");
                 let (name, direction, opposite) =
                     sort.strip_prefix('-').map_or((sort, Up, Down), |name| (name, Down, Up));
