@@ -85,6 +85,8 @@ pub(crate) fn value(sample: &Sample, key: &str) -> Option<f64> {
 pub(crate) struct Plan {
     pub(crate) scale: Scale,
     pub(crate) variants: Vec<&'static Variant>,
+    /// To see that it works, not to quote.
+    pub(crate) is_quick: bool,
 }
 
 impl Plan {

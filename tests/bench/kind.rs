@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Wormhole,
     /// None: the load generator connects to itself.
     Direct,
+    /// None: the load generator does it all.
+    Simulated,
 }
 
 /// A build of this relay with settings. There are a few, and they last as long as the benchmark.
@@ -65,6 +67,7 @@ impl fmt::Display for Kind {
             Self::Socat => f.write_str("socat"),
             Self::Wormhole => f.write_str("wormhole"),
             Self::Direct => f.write_str("direct"),
+            Self::Simulated => f.write_str("simulated"),
         }
     }
 }
@@ -86,7 +89,8 @@ impl Kind {
                 let package = "magic-wormhole-transit-relay";
                 return Some(format!("SKIPPED: {package} is not installed (apt-get install it)"));
             }
-            Self::Relay(..) | Self::TlsRelay(..) | Self::Floor(_) | Self::Direct => return None,
+            Self::Relay(..) | Self::TlsRelay(..) => return None,
+            Self::Floor(_) | Self::Direct | Self::Simulated => return None,
         };
         peers::find(name)
             .is_none()

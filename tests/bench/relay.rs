@@ -31,6 +31,11 @@ mod process;
 mod report;
 mod round_trip;
 mod sealed;
+#[path = "../support"]
+mod shared {
+    pub(crate) mod simulation;
+}
+mod simulation;
 mod stream;
 mod subject;
 mod tls;
@@ -74,7 +79,11 @@ fn is_benchmark(arguments: &[String]) -> bool {
 
 fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let descriptors = machine::raise_descriptor_limit();
-    let plan = Plan { scale: options.scale(descriptors), variants: options.variants()? };
+    let plan = Plan {
+        scale: options.scale(descriptors),
+        variants: options.variants()?,
+        is_quick: options.quick,
+    };
     let mut workloads = workloads(&plan);
     let mut missing: Vec<_> =
         workloads.iter_mut().flat_map(|workload| workload.narrow(options)).collect();
@@ -130,6 +139,7 @@ fn workloads(plan: &Plan) -> Vec<Workload> {
         cluster::bulk::workload(plan),
         cluster::memory::workload(plan),
         cluster::faults::workload(plan),
+        simulation::workload(plan),
     ]
 }
 

@@ -73,6 +73,7 @@ impl Subject {
                 command.env("RELAY__TLS__KEY", certificate.file("key.pem"));
                 (Launch::new(command, Ending::Kill), relay(true))
             }
+            Kind::Simulated => return Ok(Self { process: None, addr, way: relay(false) }),
             Kind::Cluster(variant, nodes) => {
                 let cluster = Cluster::start(variant, nodes)?;
                 let addr = cluster.nodes[0].addr;
