@@ -133,6 +133,18 @@ impl Cluster {
         self.nodes.iter().map(Node::cpu).sum()
     }
 
+    /// The sum over all nodes of the metrics' series that begin so.
+    pub(crate) fn metric(&self, series: &str) -> anyhow::Result<f64> {
+        let mut sum = 0.0;
+        for node in &self.nodes {
+            let (_, text) = subject::get(node.addr, "/metrics")?;
+            let lines = text.lines().filter(|line| line.starts_with(series));
+            let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            sum += values.sum::<f64>();
+        }
+        Ok(sum)
+    }
+
     /// Two legs that have landed so; the first waits, and holds the name, before the second comes.
     pub(crate) fn pair(
         &self,
