@@ -10,7 +10,6 @@ use crate::{
     kind::Kind,
     memory::{KIB, open},
     process::Memory,
-    subject::Subject,
 };
 
 /// Crossing pairs at once: what a node holds for them is told by these.
@@ -25,7 +24,7 @@ pub(crate) fn workload(plan: &Plan) -> Workload {
         cases.push(Case::new(task, kind, move |subject| wait(subject.cluster()?, held)));
         let pairs = held.min(MOST_PAIRS);
         let task = format!("{pairs} idle relays that cross");
-        cases.push(Case::new(task, kind, move |subject| cross(subject, pairs)));
+        cases.push(Case::new(task, kind, move |subject| cross(subject.cluster()?, pairs)));
     }
     Workload {
         name: "cluster-memory",
@@ -55,15 +54,21 @@ fn wait(cluster: &Cluster, count: usize) -> anyhow::Result<Sample> {
     Ok(vec![("holder_kib", each(now.0, before.0)), ("redis_kib", each(now.1, before.1))])
 }
 
-fn cross(subject: &Subject, count: usize) -> anyhow::Result<Sample> {
-    let cluster = subject.cluster()?;
+fn cross(cluster: &Cluster, count: usize) -> anyhow::Result<Sample> {
     let [holder, carrier] = two(cluster)?;
     let before = (anonymous(holder)?, anonymous(carrier)?);
-    let legs = open(count, &|| {
-        let mut pair = cluster.pair([Tcp, Tcp], [0, 1])?;
-        echo(&mut pair, b"a small message")?;
-        Ok(pair)
+    // All first legs hold their names before the second ones come.
+    let firsts = open(count, &|| {
+        let uuid = unique_uuid();
+        Ok((Leg::arrive(holder.addr, Tcp, &uuid)?, uuid))
     })?;
+    holder.process().as_ref().context("it is dead")?.settle()?;
+    let mut legs = Vec::with_capacity(count);
+    for (first, uuid) in firsts {
+        let mut pair = [first, Leg::arrive(carrier.addr, Tcp, &uuid)?];
+        echo(&mut pair, b"a small message")?;
+        legs.push(pair);
+    }
     holder.until_stat("relays_active", count as u64)?;
     let now = (anonymous(holder)?, anonymous(carrier)?);
     drop(legs);
