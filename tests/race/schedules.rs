@@ -1,5 +1,7 @@
 //! What must hold in whatever order the steps of those who come, sweep and close are taken.
 
+mod lending;
+
 use std::{
     io::{ErrorKind, Read as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
