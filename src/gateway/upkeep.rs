@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     certificates::Certificates,
@@ -28,9 +29,8 @@ pub(super) fn start(
     let tracker = shutdown.tracker();
     tracker.spawn(pulse.clone().watch(shutdown.hard().clone()));
     certificates.look_after(shutdown);
-    let room = Arc::clone(&admin.parts.room);
-    let soft = shutdown.soft().clone();
-    tracker.spawn(async move { room.sweep_until(soft).await });
+    let (room, closing) = (Arc::clone(&admin.parts.room), closing(&admin.parts, shutdown));
+    tracker.spawn(async move { room.sweep_until(closing).await });
     let throttle = Arc::clone(&admin.parts.throttle);
     let hard = shutdown.hard().clone();
     tracker.spawn(async move { throttle.serve_until(hard).await });
@@ -43,6 +43,22 @@ pub(super) fn start(
     ));
     let connections = Arc::clone(&admin.connections);
     tracker.spawn(lists::keep(admin.parts.clone(), connections, shutdown.clone()));
+}
+
+/// Cancelled when the room closes: with the drain, since nobody's peer can come any more. In a
+/// cluster it can, by another node: there those who wait have the time that is left to them.
+fn closing(parts: &Parts, shutdown: &Shutdown) -> CancellationToken {
+    if parts.route.is_none() {
+        return shutdown.soft().clone();
+    }
+    let (closing, room) = (shutdown.hard().child_token(), Arc::clone(&parts.room));
+    let (soft, close) = (shutdown.soft().clone(), closing.clone());
+    shutdown.tracker().spawn(closing.clone().run_until_cancelled_owned(async move {
+        soft.cancelled().await;
+        room.until_empty().await;
+        close.cancel();
+    }));
+    closing
 }
 
 async fn sample(parts: Parts, exposition: Arc<Exposition>, shutdown: Shutdown) {

@@ -19,16 +19,13 @@ use super::{
 };
 use crate::{
     http::{AdminState, UpgradeError, Upgraded},
-    relay::Core,
+    relay::{Core, Parts},
     service_manager,
     shutdown::Shutdown,
 };
 
 /// How much longer than it may take strangers are waited for, since one may have come last.
 const MARGIN: Duration = Duration::from_secs(2);
-
-/// How often it is looked whether the last leg has left the room.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// What goes down, and in which order, is here.
 pub(super) struct WayDown {
@@ -131,35 +128,54 @@ impl WayDown {
         self.links.close();
         let _ = timeout(patience, self.links.wait()).await;
         // Who cannot leave is waited for, as long as it waits for its peer.
-        let emptied = async {
-            while !parts.room.is_empty() {
-                sleep(LOOK).await;
-            }
-        };
-        let _ = timeout(parts.room.limits().get().timeout.get() + MARGIN, emptied).await;
+        let longest = parts.room.limits().get().timeout.get() + MARGIN;
+        let _ = timeout(longest, parts.room.until_empty()).await;
         finished.cancel();
         let _ = timeout(MARGIN, link).await;
-        let active = parts.relays.count();
-        tracing::info!(active, "everybody is handed over: active relays go on here to their end");
+        let (active, carried) = (parts.relays.count(), self.carried());
+        tracing::info!(
+            active,
+            carried,
+            "everybody is handed over: active relays go on here to their end"
+        );
     }
 
     async fn drain(&self, succeeded: bool) {
-        let relays = &self.admin.parts.relays;
+        let Parts { relays, room, route, .. } = &self.admin.parts;
         let limit =
             if succeeded { self.control.handover_timeout() } else { self.control.drain_timeout() };
-        let active = relays.count();
-        tracing::info!(active, timeout_s = limit.as_secs(), "draining: no new connections");
-        let over = async { tokio::join!(self.legs.wait(), self.strangers.wait()) };
+        let (active, carried) = (relays.count(), self.carried());
+        tracing::info!(
+            active,
+            carried,
+            timeout_s = limit.as_secs(),
+            "draining: no new connections"
+        );
+        let over = async {
+            if route.is_some() {
+                // Those who wait may still be met, and are relays or carried then.
+                room.until_empty().await;
+            }
+            tokio::join!(self.legs.wait(), self.strangers.wait())
+        };
         let drained = tokio::select! {
             _ = over => true,
             () = self.patience(succeeded) => false,
             () = self.shutdown.hard().cancelled() => false,
         };
-        match relays.count() {
-            0 if drained => tracing::info!("drained"),
-            0 => tracing::warn!("closing the connections that are still open"),
-            cut => tracing::warn!(cut, "closing the relays that are still active"),
+        match (relays.count(), self.carried()) {
+            (0, None | Some(0)) if drained => tracing::info!("drained"),
+            (0, None | Some(0)) => tracing::warn!("closing the connections that are still open"),
+            (cut, carried) => {
+                tracing::warn!(cut, carried, "closing the relays that are still active");
+            }
         }
+    }
+
+    /// How many legs are carried to other nodes; `None` where there are none.
+    fn carried(&self) -> Option<usize> {
+        let Parts { carried, route, .. } = &self.admin.parts;
+        route.as_ref().map(|_| carried.count())
     }
 
     /// As long as relays may go on. Who has handed over has more time, until somebody asks.

@@ -6,6 +6,7 @@ mod churn;
 mod directory;
 mod ends;
 mod kernel;
+mod leaving;
 mod limits;
 mod link;
 mod lost_nodes;

@@ -37,13 +37,13 @@ use crate::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mini_rust_desk_relay_server");
 
 /// A relay whose program can be replaced, and the processes that took over from it.
-struct Lineage {
-    process: Process,
+pub(crate) struct Lineage {
+    pub(crate) process: Process,
     successors: Vec<Pid>,
 }
 
 impl Lineage {
-    async fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
         Self::start_in(tempfile::tempdir().expect("a directory"), args, env).await
     }
 
@@ -57,7 +57,7 @@ impl Lineage {
     }
 
     /// Hands over to a new process, and is told its id.
-    async fn upgrade(&mut self) -> Pid {
+    pub(crate) async fn upgrade(&mut self) -> Pid {
         let answer = self.process.gateway.post("/api/v1/upgrade").await;
         assert_eq!(answer.status, 200, "{}\n{}", answer.body, self.process.log().join("\n"));
         let pid = answer.json()["pid"].as_i64().expect("a number");
@@ -93,7 +93,7 @@ fn hello(uuid: &str) -> Vec<u8> {
 }
 
 /// That bytes cross both ways.
-async fn talk(first: &mut Client, second: &mut Client) {
+pub(crate) async fn talk(first: &mut Client, second: &mut Client) {
     for text in [&b"one way"[..], b"another"] {
         first.send(text).await;
         assert_eq!(second.receive().await.as_deref(), Some(text));

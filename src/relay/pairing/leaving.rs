@@ -15,6 +15,9 @@ use crate::{net::leg::gone, wire::rendezvous::RelayUuid};
 /// A leg that hung up is gone within a second: two sweeps.
 const SWEEP: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether the last leg has left the room.
+const LOOK: Duration = Duration::from_millis(50);
+
 impl WaitingRoom {
     /// Sweeps until `stop` is cancelled, then closes the room: nobody's peer can come any more.
     pub async fn sweep_until(&self, stop: CancellationToken) {
@@ -24,6 +27,13 @@ impl WaitingRoom {
             stop.run_until_cancelled(tokio::time::sleep(self.pace())).await;
         }
         self.close();
+    }
+
+    /// Waits until nobody waits here any more, lent or not.
+    pub async fn until_empty(&self) {
+        while !self.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Until the next sweep: a quarter of what legs may wait, if that is little.

@@ -189,7 +189,7 @@ pub(crate) fn name(node: usize) -> String {
 }
 
 /// A node that is a process.
-async fn process(redis: &Redis, n: usize, more: &str) -> Process {
+pub(crate) async fn process(redis: &Redis, n: usize, more: &str) -> Process {
     started_by(Command::new(PROGRAM), redis, n, more).await
 }
 
