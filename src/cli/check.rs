@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use super::{Settings, tell};
 use crate::{
     config::Config,
-    gateway::read_token,
+    gateway::{read_cluster_secret, read_token},
     key_ring::{Keys, UsageFile},
-    net::tls::files::validity,
+    net::tls::{files::validity, mutual::MutualTls},
 };
 
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
@@ -66,5 +66,18 @@ fn check_files(config: &Config, dir: &Path) -> ExitCode {
         tell(&error.into());
         done = ExitCode::FAILURE;
     }
+    if let Err(error) = check_cluster(config, dir) {
+        tell(&error);
+        done = ExitCode::FAILURE;
+    }
     done
+}
+
+/// What a node needs to speak with others; nothing on a single one.
+fn check_cluster(config: &Config, dir: &Path) -> anyhow::Result<()> {
+    if config.cluster.is_on() {
+        read_cluster_secret(config, dir)?;
+        MutualTls::load(&config.cluster.tls, dir)?;
+    }
+    Ok(())
 }

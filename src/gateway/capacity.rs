@@ -30,7 +30,9 @@ pub(super) fn max_connections(config: &Config) -> usize {
         let room = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let threads = config.threads.light() + config.threads.bulk();
         let reserved = RESERVED_DESCRIPTORS + THREAD_DESCRIPTORS * threads;
-        let room = room.saturating_sub(reserved).max(1);
+        // On a node every connection may come with one to another node.
+        let each = if config.cluster.is_on() { 2 } else { 1 };
+        let room = (room.saturating_sub(reserved) / each).max(1);
         if room < configured {
             tracing::info!(
                 configured,

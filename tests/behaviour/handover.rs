@@ -28,6 +28,7 @@ use tokio::{
 
 use crate::{
     by_hand::{Wire, upgrade_request},
+    cluster::{redis::Redis, support::SECRET},
     process::Process,
     service::Manager,
     support::{Client, PATIENCE, eventually, unique},
@@ -100,6 +101,53 @@ pub(crate) async fn talk(first: &mut Client, second: &mut Client) {
         second.send(text).await;
         assert_eq!(first.receive().await.as_deref(), Some(text));
     }
+}
+
+/// The other nodes reach the new process where they reached the old one, and by the same name.
+#[tokio::test]
+async fn a_node_of_a_cluster_is_replaced_and_meets_the_others_as_before() {
+    let Some(redis) = Redis::start().await else { return };
+    let url = redis.url();
+    let start = async |node: &str| {
+        let listen = "[\"127.0.0.1:0\"]";
+        let env = [
+            ("RELAY__CLUSTER__REDIS", &*url),
+            ("RELAY__CLUSTER__LISTEN", listen),
+            ("RELAY__CLUSTER__NODE", node),
+            ("RELAY__CLUSTER__SECRET", SECRET),
+        ];
+        Lineage::start(&["--admin-listen", "127.0.0.1:0"], &env).await
+    };
+    let mut nodes = [start("node-0").await, start("node-1").await];
+    let names = ["node-0", "node-1"];
+    let mut pairs = Vec::new();
+    for round in 0..3 {
+        let mut waiting = Vec::new();
+        for holder in [0, 1] {
+            let (uuid, waits) = (unique("across"), unique("waits"));
+            let mut first = nodes[holder].process.gateway.leg(Tcp, &uuid).await;
+            redis.until_claimed(names[holder], &uuid).await;
+            let mut second = nodes[1 - holder].process.gateway.leg(WebSocket, &uuid).await;
+            talk(&mut first, &mut second).await;
+            pairs.push((first, second));
+            let first = nodes[holder].process.gateway.leg(Tcp, &waits).await;
+            redis.until_claimed(names[holder], &waits).await;
+            waiting.push((holder, waits, first));
+        }
+        if round < 2 {
+            nodes[round].upgrade().await;
+        }
+        for (first, second) in &mut pairs {
+            talk(first, second).await;
+        }
+        for (holder, uuid, mut first) in waiting {
+            let mut second = nodes[1 - holder].process.gateway.leg(Tcp, &uuid).await;
+            talk(&mut first, &mut second).await;
+            pairs.push((first, second));
+        }
+    }
+    drop(pairs);
+    redis.until_nobody_waits().await;
 }
 
 #[tokio::test]
