@@ -269,8 +269,13 @@ fn it_is_scaled_by_what_the_relay_exports_and_the_adapter_makes_of_it() {
         let rule = rule.unwrap_or_else(|| panic!("no rule makes {name}"));
         let series = series_of(rule);
         assert_eq!(rule["name"]["matches"], format!("^{series}$"));
-        let is_there = |line: &str| line.starts_with(&format!("{series}{{"));
-        assert!(exported.lines().any(is_there), "the relay has no {series}");
+        let query = str_of(&rule["metricsQuery"]);
+        let others = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let others = others.filter(|word| word.starts_with("relay_"));
+        for series in others.chain([series]) {
+            let is_there = |line: &str| line.split([' ', '{']).next() == Some(series);
+            assert!(exported.lines().any(is_there), "the relay has no {series}");
+        }
     }
 }
 
@@ -305,14 +310,16 @@ fn the_adapters_queries_add_up_what_a_pod_has() {
         format!("      - {{expr: '{query}', eval_time: 4m, exp_samples: [{samples}]}}\n")
     };
     let test = format!(
-        "tests:\n  - interval: 1m\n    input_series:\n{}{}{}{}{}    promql_expr_test:\n{}{}",
+        "tests:\n  - interval: 1m\n    input_series:\n{}{}{}{}{}{}{}    promql_expr_test:\n{}{}",
         series("relay_active_relays", "a", "tcp", "3+0x5"),
         series("relay_active_relays", "a", "mixed", "4+0x5"),
         series("relay_active_relays", "b", "tcp", "1+0x5"),
         series("relay_received_bytes_total", "a", "tcp", "0+600x5"),
         series("relay_received_bytes_total", "b", "tcp", "0+6000x5"),
+        series("relay_cluster_carried_bytes_total", "a", "none", "0+60x5"),
+        series("relay_cluster_carried_bytes_total", "b", "none", "0+0x5"),
         expect(&rules[0], [("a", 7.0), ("b", 1.0)]),
-        expect(&rules[1], [("a", 10.0), ("b", 100.0)]),
+        expect(&rules[1], [("a", 11.0), ("b", 100.0)]),
     );
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), test).unwrap();
