@@ -14,6 +14,10 @@ local sums, traffic = prefix .. 'sums', prefix .. 'traffic:' .. month
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- Before anything else is written: a Redis that is full refuses this, but nothing after the first write.
+local epoch = redis.call('GET', prefix .. 'epoch') or ARGV[5]
+redis.call('SET', prefix .. 'epoch', epoch, 'PX', ARGV[6])
+
 local function said_by(node)
     local fields, said = redis.call('HGETALL', prefix .. 'said:' .. node), {}
     for at = 1, #fields, 2 do said[fields[at]] = fields[at + 1] end
@@ -66,8 +70,6 @@ if not as_before then moves(instance, gone, came) end
 redis.call('ZADD', nodes, now + ARGV[4], instance)
 
 -- Nothing of this stays for good.
-local epoch = redis.call('GET', prefix .. 'epoch') or ARGV[5]
-redis.call('SET', prefix .. 'epoch', epoch, 'PX', ARGV[6])
 for _, kept in ipairs({ nodes, came, gone, sums, prefix .. 'generation' }) do
     redis.call('PEXPIRE', kept, ARGV[6])
 end

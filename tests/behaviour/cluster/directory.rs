@@ -198,6 +198,22 @@ async fn a_redis_that_speaks_tls_is_checked() {
 }
 
 #[tokio::test]
+async fn sentinels_who_speak_tls_are_checked_and_so_is_whom_they_name() {
+    let Some((redis, sentinel)) = Redis::start_tls_watched().await else { return };
+    let url = format!("rediss+sentinel://{}/main", sentinel.addr);
+    let node = TestNode::new(1, &url, |config| config.redis_ca = redis.ca());
+    node.until_up().await;
+    let uuid = uuid();
+    assert_eq!(node.claim(&uuid, 1).await, Claimed::Mine);
+    assert_eq!(redis.keys("*leg:*").await.len(), 1);
+    let stranger = TestNode::new(2, &url, |_| {});
+    stranger.until_it_says("certificate").await;
+    let unknown = url.replace("main", "other");
+    let unknown = TestNode::new(3, &unknown, |config| config.redis_ca = redis.ca());
+    unknown.until_it_says("not found in sentinel").await;
+}
+
+#[tokio::test]
 async fn when_the_primary_has_gone_the_sentinel_names_the_next() {
     let Some(redis) = Watched::start().await else { return };
     let (mut one, other) =

@@ -10,10 +10,11 @@ use mini_rust_desk_relay_server::{
     cluster::{
         directory::{Instance, Node, redis::RedisDirectory},
         members::{Counts, Members, Others, Says, Usage},
+        redis::Health,
     },
     config::{ClusterConfig, Secret},
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::redis::Redis;
 use crate::support::eventually;
@@ -24,6 +25,7 @@ const BEAT: Duration = Duration::from_millis(50);
 struct TestNode {
     members: Members,
     says: Arc<Mutex<Says>>,
+    health: watch::Receiver<Health>,
     driving: JoinHandle<()>,
 }
 
@@ -44,12 +46,13 @@ impl TestNode {
         let says = Arc::new(Mutex::new(Says { month: "2026-11".to_owned(), ..Says::default() }));
         let said = Arc::clone(&says);
         let says_now = move || said.lock().expect("no panic").clone();
+        let health = directory.health();
         let members = Members::new(directory.redis(), node, 1_700_000_000, beat, says_now);
         let beats = members.clone();
         let driving = tokio::spawn(async move {
             tokio::join!(drive, beats.run(), async { while events.recv().await.is_some() {} });
         });
-        Self { members, says, driving }
+        Self { members, says, health, driving }
     }
 
     fn say(&self, change: impl FnOnce(&mut Says)) {
@@ -238,4 +241,20 @@ async fn a_heartbeat_costs_the_same_with_many_nodes() {
         costs.push(calls.values().sum::<u64>() as f64 / calls["evalsha"] as f64);
     }
     assert!(costs[1] < costs[0] * 1.3, "{costs:?}");
+}
+
+/// A heartbeat is how a node notices, when nobody claims.
+#[tokio::test]
+async fn a_heartbeat_to_a_redis_that_is_full_fails() {
+    let Some(redis) = Redis::start().await else { return };
+    let node = TestNode::start(1, &redis);
+    node.until_it_knows(&["node-1"]).await;
+    for _ in 0..5 {
+        let _: () = redis.ask("CONFIG SET maxmemory 1").await.unwrap();
+        let full =
+            |health: &Health| matches!(health, Health::Degraded { why, .. } if why.contains("OOM"));
+        eventually("it is noticed", async || full(&node.health.borrow())).await;
+        let _: () = redis.ask("CONFIG SET maxmemory 0").await.unwrap();
+        eventually("it is over", async || *node.health.borrow() == Health::Up).await;
+    }
 }

@@ -43,14 +43,16 @@ impl Redis {
 
     /// One that speaks nothing but TLS; [`Self::ca`] is what it is checked by.
     pub(crate) async fn start_tls() -> Option<Self> {
-        let mut ca = String::new();
+        Self::start_tls_by(&authority()).await
+    }
+
+    async fn start_tls_by(ca: &Authority) -> Option<Self> {
         let started = Self::start_by(free_addr(), |addr, dir| {
-            let (options, authority) = tls_options(addr, dir);
-            ca = authority;
-            options
+            let settings = tls_settings(addr, dir, ca);
+            settings.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]).collect()
         });
         let mut redis = started.await?;
-        redis.ca = Some(ca);
+        redis.ca = Some(ca.pem());
         Some(redis)
     }
 
@@ -61,6 +63,22 @@ impl Redis {
             ["--protected-mode", "no", "--port", &addr.port().to_string()].map(ToOwned::to_owned)
         };
         Self::start_by(addr, |addr, _| options(addr).into()).await
+    }
+
+    /// One that speaks TLS, and a Sentinel who does too and calls it `main`.
+    pub(crate) async fn start_tls_watched() -> Option<(Self, Self)> {
+        let ca = authority();
+        let primary = Self::start_tls_by(&ca).await?;
+        let sentinel = Self::start_by(free_addr(), |addr, dir| {
+            let settings = tls_settings(addr, dir, &ca);
+            let lines = settings.iter().map(|(name, value)| format!("{name} {value}\n"));
+            let (host, port) = (primary.addr.ip(), primary.addr.port());
+            let monitor = format!("tls-replication yes\nsentinel monitor main {host} {port} 1\n");
+            sentinel_options(dir, &(lines.collect::<String>() + &monitor))
+        });
+        let mut sentinel = sentinel.await?;
+        sentinel.ca = primary.ca.clone();
+        Some((primary, sentinel))
     }
 
     async fn start_by(
@@ -226,9 +244,7 @@ impl Watched {
                  sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
                 addr.port()
             );
-            let file = dir.join("sentinel.conf");
-            fs::write(&file, config).expect("a file");
-            vec![file.display().to_string(), "--sentinel".to_owned()]
+            sentinel_options(dir, &config)
         });
         let watched = Self { primary, replica, sentinel: sentinel.await? };
         eventually("the Sentinel knows the replica, and that is up to date", async || {
@@ -250,22 +266,38 @@ impl Watched {
     }
 }
 
-/// The options of one that speaks TLS, and the authority that has signed its certificate.
-fn tls_options(addr: SocketAddr, dir: &Path) -> (Vec<String>, String) {
+/// Who signs certificates.
+type Authority = rcgen::CertifiedIssuer<'static, rcgen::KeyPair>;
+
+fn authority() -> Authority {
     let mut params = rcgen::CertificateParams::new([]).expect("parameters");
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca = rcgen::CertifiedIssuer::self_signed(params, key()).expect("an authority");
+    rcgen::CertifiedIssuer::self_signed(params, key()).expect("an authority")
+}
+
+/// The settings of one that speaks nothing but TLS, by files in its directory.
+fn tls_settings(addr: SocketAddr, dir: &Path, ca: &Authority) -> Vec<(&'static str, String)> {
     let (server, key) = (rcgen::CertificateParams::new([addr.ip().to_string()]), key());
-    let cert = server.expect("parameters").signed_by(&key, &ca).expect("a certificate");
+    let cert = server.expect("parameters").signed_by(&key, ca).expect("a certificate");
     fs::write(dir.join("ca.pem"), ca.pem()).expect("a file");
     fs::write(dir.join("cert.pem"), cert.pem()).expect("a file");
     fs::write(dir.join("key.pem"), key.serialize_pem()).expect("a file");
-    let options = format!(
-        "--port 0 --tls-port {} --tls-auth-clients no --tls-ca-cert-file ca.pem \
-         --tls-cert-file cert.pem --tls-key-file key.pem",
-        addr.port()
-    );
-    (options.split_whitespace().map(str::to_owned).collect(), ca.pem())
+    let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(str::to_owned);
+    vec![
+        ("port", "0".to_owned()),
+        ("tls-port", addr.port().to_string()),
+        ("tls-auth-clients", "no".to_owned()),
+        ("tls-ca-cert-file", ca),
+        ("tls-cert-file", cert),
+        ("tls-key-file", key),
+    ]
+}
+
+/// A Sentinel is started by its file, which it writes to.
+fn sentinel_options(dir: &Path, config: &str) -> Vec<String> {
+    let file = dir.join("sentinel.conf");
+    fs::write(&file, config).expect("a file");
+    vec![file.display().to_string(), "--sentinel".to_owned()]
 }
 
 fn key() -> rcgen::KeyPair {
