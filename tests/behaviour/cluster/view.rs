@@ -328,3 +328,57 @@ async fn without_redis_the_nodes_that_were_known_are_asked() {
     assert_eq!(nodes["items"][1]["name"], "node-1");
     assert_eq!(nodes["items"][1]["relays_active"], Value::Null);
 }
+
+/// As while one process takes over from another.
+#[tokio::test]
+async fn two_of_one_name_are_told_apart() {
+    let twins = Cluster::start_with(2, |_, config| {
+        beats(config);
+        config.cluster.node = "twin".into();
+    });
+    let Some(cluster) = twins.await else { return };
+    until_known(&[&cluster[0], &cluster[1]], 2).await;
+    let _pair = cluster[1].named_pair("of-the-other", Tcp, Tcp).await;
+    let nodes = cluster[0].get("/api/v1/nodes").await;
+    let names = column(&nodes, "name");
+    assert_eq!(names[0], "twin");
+    let instance = nodes.json()["items"][1]["instance"].as_str().expect("text").to_owned();
+    assert_eq!(names[1], format!("twin:{instance}"));
+    let relays = cluster[0].get("/api/v1/relays?scope=cluster").await;
+    assert_eq!(column(&relays, "node"), names[1..]);
+    let path = format!("/api/v1/relays/of-the-other?node={}", names[1]);
+    assert_eq!(cluster[0].get(&path).await.status, 200);
+    assert_eq!(cluster[0].get("/api/v1/relays/of-the-other?node=twin").await.status, 404);
+    has_nothing_to_object(&cluster[0].get("/metrics?scope=cluster").await.body);
+}
+
+#[tokio::test]
+async fn the_command_line_lists_nodes_and_reaches_each() {
+    let Some(cluster) = known(2).await else { return };
+    let _pair = cluster[1].named_pair("by-command", Tcp, Tcp).await;
+    let url = format!("http://{}", cluster[0].admin_addr);
+    let run = async |args: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).args(["--token", TOKEN, "--url", &url]);
+        let done = tokio::task::spawn_blocking(move || command.output()).await;
+        let done = done.expect("no panic").expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.success(), text(&done.stdout), text(&done.stderr))
+    };
+    let (done, nodes, told) = run(&["nodes"]).await;
+    assert!(done && told.is_empty(), "{told}");
+    let lines: Vec<_> = nodes.lines().collect();
+    assert!(lines[1].starts_with("node-0") && lines[1].contains("this"), "{nodes}");
+    assert!(lines[2].starts_with("node-1") && lines[2].contains("ago"), "{nodes}");
+    let (_, here, _) = run(&["relays", "list"]).await;
+    assert_eq!(here, "0 of 0 relays\n");
+    let (_, there, _) = run(&["relays", "list", "--node", "node-1"]).await;
+    assert!(there.contains("by-command"), "{there}");
+    let (done, _, told) = run(&["relays", "list", "--node", "node-7"]).await;
+    assert!(!done && told.contains("there is no node of this name"), "{told}");
+    let (_, shown, _) = run(&["relays", "show", "by-command", "--scope", "cluster"]).await;
+    assert!(shown.starts_with("node ") && shown.contains("node-1"), "{shown}");
+    let (done, closed, _) = run(&["relays", "close", "by-command", "--scope", "cluster"]).await;
+    assert!(done, "{closed}");
+    assert_eq!(closed, "closed 1 relay with the uuid by-command on node-1\n");
+}
