@@ -106,7 +106,8 @@ impl Carrier {
 /// Only a bound is left, of what is not taken: and beyond that of the node that relays, whose it is
 /// to say that a leg takes nothing.
 fn unlimited(limits: &RelayConfig) -> RelayConfig {
-    let longest = limits.write_timeout.get().saturating_add(MARGIN).as_millis();
+    // Which gives it twice as long as a leg of its own.
+    let longest = limits.write_timeout.get().saturating_mul(2).saturating_add(MARGIN).as_millis();
     RelayConfig {
         idle_timeout: Lasting::from_secs(EVER),
         port_forward_idle_timeout: Lasting::from_secs(EVER),

@@ -297,8 +297,9 @@ impl Splice {
 
     /// The end that a deadline asks for; if none does, the timer is set anew.
     fn look(&mut self, timer: Pin<&mut Sleep>) -> Option<End> {
-        let (now, write_timeout) = (Instant::now(), self.limits.write_timeout.get());
+        let now = Instant::now();
         for from in LegIndex::BOTH {
+            let write_timeout = self.write_timeout(from.other());
             let flow = &mut self.flows[from.at()];
             flow.expire(now);
             if flow.nudge(now, &mut self.streams[from.other().at()]).is_err() {
@@ -331,7 +332,9 @@ impl Splice {
         let write_timeout = self.limits.write_timeout.get();
         // A direction that stalls later still has to be seen in time.
         let latest = Instant::now() + quiet.min(write_timeout);
-        let deadlines = self.flows.iter().filter_map(|flow| flow.deadline(write_timeout));
+        let deadline =
+            |from: LegIndex| self.flows[from.at()].deadline(self.write_timeout(from.other()));
+        let deadlines = LegIndex::BOTH.into_iter().filter_map(deadline);
         let forsaken = self.may_be_forsaken().then(|| Instant::now() + LOOK);
         let others = self.pace.next_look().into_iter().chain(self.close_wait.deadline());
         let others = others.chain(forsaken);

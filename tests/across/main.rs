@@ -6,6 +6,8 @@
 /// Whether legs land on two nodes.
 const ACROSS: bool = true;
 
+#[path = "../behaviour/bandwidth.rs"]
+mod bandwidth;
 #[path = "../behaviour/bulk.rs"]
 mod bulk;
 #[path = "../behaviour/by_hand.rs"]

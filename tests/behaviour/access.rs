@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
-use crate::support::{Answer, Client, TOKEN, TestGateway, eventually, read_to_end, unique};
+use crate::support::{Client, TestGateway, eventually, read_to_end, unique};
 
 /// A client of this address.
 const fn client(n: u8) -> Ipv4Addr {
@@ -71,21 +71,6 @@ async fn is_closed(client: Client) {
 }
 
 impl TestGateway {
-    /// Asks with the token and a body.
-    pub(crate) async fn post_json(&self, path: &str, body: &serde_json::Value) -> Answer {
-        let body = body.to_string();
-        let headers = format!(
-            "Authorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.request("POST", path, &headers).await
-    }
-
-    pub(crate) async fn delete(&self, path: &str) -> Answer {
-        self.request("DELETE", path, &format!("Authorization: Bearer {TOKEN}\r\n")).await
-    }
-
     async fn block(&self, network: &str) {
         let answer = self.post_json("/api/v1/blocklist", &json!({ "network": network })).await;
         assert_eq!(answer.status, 201, "{}", answer.body);

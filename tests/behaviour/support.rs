@@ -207,6 +207,21 @@ impl TestGateway {
         self.request("GET", path, &format!("Authorization: Bearer {TOKEN}\r\n")).await
     }
 
+    /// Asks with the token and a body.
+    pub(crate) async fn post_json(&self, path: &str, body: &serde_json::Value) -> Answer {
+        let body = body.to_string();
+        let headers = format!(
+            "Authorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.request("POST", path, &headers).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.request("DELETE", path, &format!("Authorization: Bearer {TOKEN}\r\n")).await
+    }
+
     pub(crate) async fn request(&self, method: &str, path: &str, headers: &str) -> Answer {
         let answer = http(self.admin_addr, method, path, headers).await;
         if answer.status != 404 {

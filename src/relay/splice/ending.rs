@@ -5,7 +5,7 @@
 //! as one that breaks; and a WebSocket that is cut short is told by the other node, which alone knows
 //! where its frames end.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, time::Duration};
 
 use tokio::time::timeout;
 
@@ -111,6 +111,13 @@ impl Splice {
         if self.may_be_forsaken() && self.streams[LegIndex::Second.at()].is_gone() {
             self.flows[LegIndex::First.at()].discard();
         }
+    }
+
+    /// How long a leg may take nothing. The node that carries one takes bytes in lumps, and the next
+    /// only once its client has taken the last: a slow client is to have time for that.
+    pub(super) fn write_timeout(&self, sink: LegIndex) -> Duration {
+        let is_carried = self.relay.is_guest() && !self.carries && sink == LegIndex::Second;
+        self.limits.write_timeout.get().saturating_mul(if is_carried { 2 } else { 1 })
     }
 
     /// How the client of a leg that is carried came.
