@@ -156,7 +156,10 @@ impl Subject {
 
     /// The same by a finer clock, for little work.
     pub(crate) fn fine_cpu(&self) -> anyhow::Result<Option<Duration>> {
-        self.process.as_ref().map(Process::fine_cpu).transpose()
+        match &self.way {
+            Way::Cluster(cluster) => cluster.cpu().map(Some),
+            _ => self.process.as_ref().map(Process::fine_cpu).transpose(),
+        }
     }
 
     /// How the leg of this side (0 or 1) of a pair begins, where legs are paired by what they say.

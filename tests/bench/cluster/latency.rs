@@ -20,6 +20,9 @@ use crate::{
 /// How many first legs wait at once.
 const ROW: usize = 25;
 
+/// Of what the nodes themselves say how long it takes, and in which column that goes.
+const MEANS: [(&str, &str); 2] = [("claim_us", "claim"), ("handover_us", "handover")];
+
 /// What a first leg says at once, so that it is there when the second comes.
 const EARLY: &[u8] = b"sixteen bytes it";
 
@@ -49,6 +52,8 @@ pub(crate) fn workload(plan: &Plan) -> Workload {
             Column::new("p50_us", "µs p50", 0).with_ratio(),
             Column::new("p99_us", "µs p99", 0).with_ratio(),
             Column::new("p999_us", "µs p999", 0),
+            Column::new("claim_us", "µs a claim, mean", 0),
+            Column::new("handover_us", "µs a hand-over, mean", 0),
         ],
         yardsticks: plan.relay_kinds().take(1).collect(),
         rounds: plan.scale.rounds,
@@ -62,6 +67,7 @@ pub(crate) fn workload(plan: &Plan) -> Workload {
 
 fn measure(subject: &Subject, crossing: Crossing, pairs: usize) -> anyhow::Result<Sample> {
     let mut delays: Vec<Duration> = Vec::with_capacity(pairs);
+    let before = MEANS.map(|(_, what)| Spent::look(subject, what));
     let expected = incoming(Tcp, EARLY)?;
     for row in 0..pairs / ROW {
         let mut waiting = Vec::new();
@@ -83,5 +89,27 @@ fn measure(subject: &Subject, crossing: Crossing, pairs: usize) -> anyhow::Resul
         }
     }
     let [p50, p99, p999] = micros(&mut delays, [0.5, 0.99, 0.999]);
-    Ok(vec![("p50_us", p50), ("p99_us", p99), ("p999_us", p999)])
+    let mut sample = vec![("p50_us", p50), ("p99_us", p99), ("p999_us", p999)];
+    for ((key, what), before) in MEANS.into_iter().zip(before) {
+        sample.extend(before.zip(Spent::look(subject, what)).and_then(|(before, now)| {
+            let times = now.times - before.times;
+            (times > 0.0).then(|| (key, (now.seconds - before.seconds) / times * 1e6))
+        }));
+    }
+    Ok(sample)
+}
+
+/// What the nodes of a cluster have spent on something.
+struct Spent {
+    seconds: f64,
+    times: f64,
+}
+
+impl Spent {
+    /// `None` where there are no nodes.
+    fn look(subject: &Subject, what: &str) -> Option<Self> {
+        let cluster = subject.cluster().ok()?;
+        let of = |part: &str| cluster.metric(&format!("relay_cluster_{what}_seconds_{part} ")).ok();
+        Some(Self { seconds: of("sum")?, times: of("count")? })
+    }
 }
