@@ -271,7 +271,7 @@ impl Gateway {
             pulse,
         };
         light.accept(0, listeners);
-        light.start(shared, FAREWELL);
+        let threads = light.start(shared, FAREWELL);
         let admin_door = AdminDoor { router: self.admin_router, door, shutdown: shutdown.clone() };
         for listener in admin_listeners {
             let admin_door = admin_door.clone();
@@ -280,7 +280,7 @@ impl Gateway {
             shutdown.tracker().spawn(accept(listener, back.clone(), limit, serve));
         }
         if let Some(cluster) = cluster {
-            cluster.start(&core, &admin, &shutdown, &back);
+            cluster.start(&core, &admin, &shutdown, &back, &threads);
         }
         let links = TaskTracker::new();
         match following {

@@ -24,14 +24,16 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep},
 };
-use tokio_util::task::TaskTracker;
 
 pub use self::around::{Met, Peers, Room};
 use self::known::{Known, Pursued, Release};
 use super::directory::{Claimed, Directory, DirectoryError, Event, Holder, Node};
 use crate::{
     metrics::Metrics,
-    relay::route::{Route, WaitId, Waits},
+    relay::{
+        plane::LightTasks,
+        route::{Route, WaitId, Waits},
+    },
 };
 
 /// Legs that have come and are not yet looked at. Who does not fit is found in the room.
@@ -94,7 +96,7 @@ pub struct Router<D, P, R> {
     faults: AtomicU64,
     claims: Arc<Semaphore>,
     meetings: Semaphore,
-    tasks: TaskTracker,
+    tasks: LightTasks,
 }
 
 /// What drives a router; `events` are those of its directory.
@@ -105,8 +107,8 @@ pub struct Drive<D, P, R> {
 }
 
 impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
-    /// The router of the node `me`, for what comes in by an [`intake`], and what drives it. Its
-    /// tasks are on `tasks`.
+    /// The router of the node `me`, for what comes in by an [`intake`], and what drives it. What
+    /// becomes of each leg is one of `tasks`.
     pub fn new(
         come: Come,
         me: Arc<Node>,
@@ -114,7 +116,7 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
         peers: P,
         room: R,
         metrics: Arc<Metrics>,
-        tasks: TaskTracker,
+        tasks: LightTasks,
     ) -> (Arc<Self>, Drive<D, P, R>) {
         let Come { queue, look } = come;
         let (releases, to_release) = mpsc::channel(RELEASES);
@@ -363,6 +365,8 @@ mod tests {
         sync::{Mutex, atomic::AtomicBool},
     };
 
+    use tokio_util::task::TaskTracker;
+
     use super::*;
     use crate::{
         cluster::directory::{Instance, memory::MemoryDirectory},
@@ -521,7 +525,7 @@ mod tests {
                     peers,
                     Arc::clone(&seats),
                     Arc::clone(&metrics),
-                    TaskTracker::new(),
+                    TaskTracker::new().into(),
                 );
                 tokio::spawn(drive.run(heard));
                 (seats, intake, router)

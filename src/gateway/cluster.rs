@@ -3,6 +3,7 @@
 use std::{path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, watch},
     time::timeout,
 };
@@ -32,7 +33,7 @@ use crate::{
         liveness::Liveness,
         tls::mutual::{MutualTls, MutualTlsError},
     },
-    relay::{Core, Parts, route::Route},
+    relay::{Core, Parts, plane::LightTasks, route::Route},
     shutdown::Shutdown,
 };
 
@@ -135,14 +136,16 @@ impl Cluster {
         Arc::new(Linked { me, links, members, blocks, health: self.directory.health() })
     }
 
-    /// Runs until the very end. The listeners are open until `back` is cancelled: others may want to
-    /// see how the drain goes.
+    /// Runs until the very end, what leads legs to other nodes and takes theirs in on the threads
+    /// `light` in turn. The listeners are open until `back` is cancelled: others may want to see how
+    /// the drain goes.
     pub(super) fn start(
         self,
         core: &Core,
         admin: &Arc<AdminState>,
         shutdown: &Shutdown,
         back: &CancellationToken,
+        light: &[Handle],
     ) {
         let Self {
             me, directory, company, events, driver, links, tls, listeners, come, place, ..
@@ -159,7 +162,7 @@ impl Cluster {
         let others = Others::new(Arc::clone(&links), core, parts);
         let (room, metrics) = (Arc::clone(&parts.room), Arc::clone(&parts.metrics));
         // Not waited for: each ends by itself once its leg has left.
-        let tasks = TaskTracker::new();
+        let tasks = LightTasks::new(TaskTracker::new(), light);
         let (router, drive) = Router::new(come, me, directory, others, room, metrics, tasks);
         let (hard, kept) = (shutdown.hard().clone(), parts.clone());
         tracker.spawn(async move {
@@ -175,7 +178,8 @@ impl Cluster {
                 () = over => {}
             }
         });
-        open_doors(links, listeners, core, admin, shutdown, back);
+        let tasks = LightTasks::new(tracker.clone(), light);
+        open_doors(links, listeners, core, admin, shutdown, back, tasks);
     }
 }
 
@@ -187,10 +191,11 @@ fn open_doors(
     admin: &Arc<AdminState>,
     shutdown: &Shutdown,
     back: &CancellationToken,
+    tasks: LightTasks,
 ) {
     let (parts, tracker) = (&admin.parts, shutdown.tracker());
     let (metrics, refusals) = (Arc::clone(&parts.metrics), Arc::clone(&parts.refusals));
-    let door = Arc::new(Door::new(links, metrics, refusals, tracker.clone()));
+    let door = Arc::new(Door::new(links, metrics, refusals, tasks));
     let (host, router) = (Arc::new(Host::new(core, parts)), http::for_nodes(admin));
     let hard = shutdown.hard().clone();
     let serve = move |visit: Visit| {

@@ -5,7 +5,7 @@
 use std::{io, sync::Arc, thread, time::Duration};
 
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     sync::oneshot,
     time::timeout,
 };
@@ -52,14 +52,20 @@ impl Light {
         }
     }
 
-    /// Accepts on as many further threads as there are sets of listeners.
-    pub(super) fn start(&self, shared: Vec<Vec<Listener>>, farewell: Duration) {
+    /// Accepts on as many further threads as there are sets of listeners. All threads of the plane
+    /// that turn, this one first.
+    pub(super) fn start(&self, shared: Vec<Vec<Listener>>, farewell: Duration) -> Vec<Handle> {
+        let mut threads = vec![Handle::current()];
         for (listeners, thread) in shared.into_iter().zip(1..) {
-            if let Err(error) = self.start_one(thread, listeners, farewell) {
-                self.pulse.excuse(thread);
-                tracing::error!(%error, "a thread of the light plane does not start: the others serve");
+            match self.start_one(thread, listeners, farewell) {
+                Ok(runtime) => threads.push(runtime),
+                Err(error) => {
+                    self.pulse.excuse(thread);
+                    tracing::error!(%error, "a thread of the light plane does not start: the others serve");
+                }
             }
         }
+        threads
     }
 
     /// Accepts on a further thread. It ends with the gateway, which waits for it.
@@ -71,8 +77,9 @@ impl Light {
         index: usize,
         listeners: Vec<Listener>,
         farewell: Duration,
-    ) -> io::Result<()> {
+    ) -> io::Result<Handle> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
         let (ended, over) = oneshot::channel();
         let light = self.clone();
         thread::Builder::new().name(format!("light-{index}")).spawn(move || {
@@ -81,7 +88,7 @@ impl Light {
             let _ = ended.send(());
         })?;
         self.shutdown.tracker().spawn(over);
-        Ok(())
+        Ok(handle)
     }
 
     fn run(self, runtime: Runtime, index: usize, listeners: Vec<Listener>, farewell: Duration) {

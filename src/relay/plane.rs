@@ -1,7 +1,7 @@
 //! The bulk plane: threads of their own for the pairs that have much to move, so that nobody's
 //! keystroke waits behind somebody's file.
 //!
-//! The light plane is the runtime that accepts and pairs; a relay begins there. When one moves in
+//! The light plane is the runtimes that accept and pair; a relay begins there. When one moves in
 //! bulk it goes over to a thread here, at a lower priority, and back when it has calmed down. What
 //! is bulk, `splice` knows.
 
@@ -18,7 +18,10 @@ use tokio::{
     runtime::{Builder, Handle},
     task::JoinHandle,
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use crate::config::ThreadsConfig;
 
@@ -103,6 +106,39 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.pairs.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tasks for the threads of the light plane in turn: for what has come to none of them.
+#[derive(Clone)]
+pub struct LightTasks {
+    tracker: TaskTracker,
+    threads: Arc<[Handle]>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl LightTasks {
+    /// Tasks on `tracker`, for these threads; for whichever thread asks if there are none.
+    pub fn new(tracker: TaskTracker, threads: &[Handle]) -> Self {
+        Self { tracker, threads: threads.into(), turn: Arc::default() }
+    }
+
+    /// Runs a task on the thread whose turn it is. It ends with that thread at the latest.
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        match turn.checked_rem(self.threads.len()) {
+            Some(thread) => drop(self.tracker.spawn_on(task, &self.threads[thread])),
+            None => drop(self.tracker.spawn(task)),
+        }
+    }
+}
+
+impl From<TaskTracker> for LightTasks {
+    fn from(tracker: TaskTracker) -> Self {
+        Self::new(tracker, &[])
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod redis;
 mod redis_faults;
 mod rolling;
 mod simulated;
+mod spread;
 pub(crate) mod support;
 mod told;
 mod view;

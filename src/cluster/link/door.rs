@@ -6,7 +6,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{Link, LinkError, Links, Peer, Purpose};
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         refusals::Refusals,
         stream::{PlainStream, Stream},
     },
+    relay::plane::LightTasks,
 };
 
 /// How many there may be that have not said who they are.
@@ -26,7 +27,7 @@ pub struct Door {
     links: Arc<Links>,
     limit: Arc<ConnectionLimit>,
     refusals: Arc<Refusals>,
-    tracker: TaskTracker,
+    tasks: LightTasks,
 }
 
 /// A node that has come in.
@@ -45,15 +46,15 @@ pub struct Visit {
 }
 
 impl Door {
-    /// A door to this node. Whatever is done for who comes is done on `tracker`.
+    /// A door to this node. Whatever is done for who comes is one of `tasks`.
     pub fn new(
         links: Arc<Links>,
         metrics: Arc<Metrics>,
         refusals: Arc<Refusals>,
-        tracker: TaskTracker,
+        tasks: LightTasks,
     ) -> Self {
         let limit = ConnectionLimit::of_strangers(STRANGERS, metrics, Arc::clone(&refusals));
-        Self { links, limit, refusals, tracker }
+        Self { links, limit, refusals, tasks }
     }
 
     /// Lets in whoever proves to be a node, and has `serve` do what it came for, until `stop` is
@@ -73,7 +74,7 @@ impl Door {
     {
         let open = |connection: Connection<PlainStream>| {
             let (door, serve) = (Arc::clone(&self), serve.clone());
-            self.tracker.spawn(async move {
+            self.tasks.spawn(async move {
                 let peer = connection.peer;
                 // Boxed: it is over long before what it leads to.
                 match Box::pin(door.let_in(connection)).await {

@@ -151,7 +151,7 @@ fn door(patience: Duration) -> (Links, Arc<Node>, mpsc::UnboundedReceiver<Visit>
     let metrics = Arc::new(crate::metrics::start().unwrap().0);
     let refusals = Refusals::new(Arc::clone(&metrics));
     let (me, (came, visits)) = (Arc::clone(&host.me), mpsc::unbounded_channel());
-    let door = Door::new(Arc::new(host), metrics, refusals, TaskTracker::new());
+    let door = Door::new(Arc::new(host), metrics, refusals, TaskTracker::new().into());
     let serve = move |visit| {
         let _ = came.send(visit);
         std::future::ready(())

@@ -74,7 +74,7 @@ impl TestNode {
         let metrics = Arc::new(metrics::start().expect("metrics").0);
         let refusals = Refusals::new(Arc::clone(&metrics));
         let told = Arc::clone(&refusals);
-        let door = Door::new(Arc::clone(&links), metrics, told, TaskTracker::new());
+        let door = Door::new(Arc::clone(&links), metrics, told, TaskTracker::new().into());
         let ((came, visits), stop) = (mpsc::unbounded_channel(), CancellationToken::new());
         let serve = move |visit| {
             let _ = came.send(visit);

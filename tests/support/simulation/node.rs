@@ -84,7 +84,7 @@ impl SimulatedNode {
         let room = SimulatedRoom(Arc::clone(&me));
         let (metrics, tasks) = (Arc::clone(&world.metrics), TaskTracker::new());
         let (router, come) = intake();
-        let (_, drive) = Router::new(come, node, directory, network, room, metrics, tasks);
+        let (_, drive) = Router::new(come, node, directory, network, room, metrics, tasks.into());
         let drive = tokio::spawn(drive.run(heard)).abort_handle();
         let running = Running { router, events, drive };
         assert!(me.running.set(running).is_ok(), "started once");
