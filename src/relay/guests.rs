@@ -72,9 +72,16 @@ impl Core {
     }
 
     /// Carries a leg that waited here to `node`, by `stream`; `early` has come from there already.
+    /// Where that has broken off by now, the leg is back in the room.
     pub fn carry(&self, lent: Lent, stream: Stream, early: Bytes, node: &Arc<str>) {
-        let Some(peer) = lent.peer() else { return };
-        match pipe(lent, stream, early, node) {
+        let (Some(peer), Ok(there)) = (lent.peer(), stream.peer_addr()) else { return };
+        // It was in no list when others were turned out, and is not put back into one.
+        if self.parts.access.is_blocked(peer.ip()) {
+            return;
+        }
+        let connection =
+            Connection { socket: stream, peer: there, permit: ConnectionPermit::uncounted() };
+        match pipe(lent, connection, early, node) {
             Ok(pipe) => drop(self.parts.legs.spawn(self.carrier.splicer().splice(pipe))),
             Err(error) => self.parts.refusals.refuse(peer, "io", &error),
         }
@@ -116,11 +123,14 @@ fn unlimited(limits: &RelayConfig) -> RelayConfig {
     }
 }
 
-fn pipe(lent: Lent, stream: Stream, early: Bytes, node: &Arc<str>) -> std::io::Result<Paired> {
+fn pipe(
+    lent: Lent,
+    connection: Connection<Stream>,
+    early: Bytes,
+    node: &Arc<str>,
+) -> std::io::Result<Paired> {
     let (uuid, leg, conn_type, waited) = lent.leave()?;
-    let via = Some(Via { node: Arc::clone(node), tls: stream.is_tls() });
-    let (peer, permit) = (stream.peer_addr()?, ConnectionPermit::uncounted());
-    let connection = Connection { socket: stream, peer, permit };
+    let via = Some(Via { node: Arc::clone(node), tls: connection.socket.is_tls() });
     let there = Leg { connection, transport: Transport::Tcp, early: early[..].into() };
     Ok(Paired {
         uuid,
@@ -149,7 +159,10 @@ mod tests {
     use crate::{
         config::{BandwidthConfig, PairingConfig, ThreadsConfig},
         metrics,
-        net::refusals::Refusals,
+        net::{
+            access::{Change, ListName},
+            refusals::Refusals,
+        },
         relay::{
             capacity::Capacity,
             pairing::WaitingRoom,
@@ -418,6 +431,53 @@ mod tests {
         }
     }
 
+    fn block(house: &House, network: &str) {
+        let put = [(network.parse().unwrap(), Change::Put(None))];
+        house.parts().access.change(ListName::Block, &put).unwrap();
+    }
+
+    /// Whoever looks for those who are unwanted finds neither leg where it looks.
+    #[tokio::test]
+    async fn a_block_that_comes_while_a_leg_is_lent_holds_for_both() {
+        for (blocked, still_waits) in [("198.51.100.7", 1), ("127.0.0.1", 0)] {
+            let house = House::new(RelayConfig { max_active: 1, ..RelayConfig::default() });
+            let (_, mut first) = house.waits(|_| {}).await;
+            let (guest, mut node) = house.guest().await;
+            let reserved = house.reserve().unwrap();
+            block(&house, blocked);
+            house.parts().room.turn_out(|ip| house.parts().access.is_blocked(ip));
+            house.core.hand_in(reserved, guest);
+            hears_the_end(&mut node).await;
+            assert_eq!((house.parts().relays.count(), house.parts().room.len()), (0, still_waits));
+            if still_waits == 0 {
+                hears_the_end(&mut first).await;
+            }
+        }
+        let house = House::new(RelayConfig::default());
+        let (waits, mut client) = house.waits(|_| {}).await;
+        let lent = house.parts().room.depart(&waits.uuid, waits.id).unwrap();
+        block(&house, "127.0.0.1");
+        let (stream, mut node) = sockets().await;
+        house.core.carry(lent, stream, Bytes::new(), &"node-a".into());
+        hears_the_end(&mut node).await;
+        hears_the_end(&mut client).await;
+        assert_eq!((house.parts().carried.count(), house.parts().room.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_leg_whose_node_has_gone_before_it_could_leave_waits_on() {
+        let house = House::new(RelayConfig::default());
+        let (waits, _client) = house.waits(|_| {}).await;
+        let lent = house.parts().room.depart(&waits.uuid, waits.id).unwrap();
+        let (stream, node) = sockets().await;
+        socket2::SockRef::from(&node).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(node);
+        house.until(|_| stream.is_gone()).await;
+        house.core.carry(lent, stream, Bytes::new(), &"node-a".into());
+        assert_eq!((house.parts().carried.count(), house.parts().room.len()), (0, 1));
+        assert_eq!(*house.told.0.lock().unwrap(), [waits.id], "it is told of anew");
+    }
+
     /// It is for the other node to end who is idle; but who stays after it has ended is not kept.
     #[tokio::test]
     async fn a_leg_that_is_carried_may_be_silent_until_the_other_node_has_ended() {
@@ -471,7 +531,7 @@ mod tests {
         let house = House::new(RelayConfig::default());
         house.parts().limits.replace(limits.clone());
         let now = house.core.carrier.splicer().limits.share();
-        assert_eq!(now.write_timeout, Lasting::from_millis(5_700));
+        assert_eq!(now.write_timeout, Lasting::from_millis(6_400));
         assert_eq!(now.max_message_size, limits.max_message_size);
     }
 }

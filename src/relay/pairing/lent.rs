@@ -238,8 +238,13 @@ impl Reserved {
     /// Makes a pair of the leg and one that another node has handed over.
     ///
     /// # Errors
-    /// When its socket fails.
+    /// When its socket fails, or one of the two has been blocked since: who was to be turned out was
+    /// in no list meanwhile.
     pub fn meet(self, comer: Comer) -> Result<Match, RelayError> {
+        let peers = [self.lent.peer(), Some(comer.leg.connection.peer)];
+        if peers.into_iter().flatten().any(|peer| self.lent.room.access.is_blocked(peer.ip())) {
+            return Err(Denial::Blocked.into());
+        }
         let Self { places, lent } = self;
         let (uuid, waiting) = lent.take()?;
         pair(uuid, *waiting, comer, places)
