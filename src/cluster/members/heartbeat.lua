@@ -24,8 +24,11 @@ local function said_by(node)
     return said
 end
 
+-- What comes to nothing is not kept: labels come and go.
 local function add(key, field, number)
-    if number ~= 0 then redis.call('HINCRBY', key, field, string.format('%.0f', number)) end
+    if number == 0 then return end
+    local sum = redis.call('HINCRBY', key, field, string.format('%.0f', number))
+    if sum == 0 then redis.call('HDEL', key, field) end
 end
 
 local function moves(node, from, to)
@@ -62,9 +65,11 @@ for at = 10, #ARGV, 2 do
     if not before[name] or number ~= last then redis.call('HSET', key, name, ARGV[at + 1]) end
     before[name] = nil
 end
+-- A key that has quotas no more, and has them again within the month, goes on from where it was.
+local of_month = 't:' .. month .. ':'
 for name, number in pairs(before) do
     if lived and name:sub(1, 2) == 'n:' then add(sums, name, -number) end
-    redis.call('HDEL', key, name)
+    if name:sub(1, #of_month) ~= of_month then redis.call('HDEL', key, name) end
 end
 if not as_before then moves(instance, gone, came) end
 redis.call('ZADD', nodes, now + ARGV[4], instance)
@@ -76,15 +81,15 @@ end
 redis.call('PEXPIRE', key, 86400000)
 redis.call('PEXPIRE', traffic, 62 * 86400000)
 
--- Who came and has gone since: all, where too many have gone for that to be known.
+-- Who came and has gone since: all, where too many have gone for that to be known. In one piece: of
+-- a part nobody could tell whether who is missing in it has gone since.
 local known, void = tonumber(ARGV[8]), 0
 local oldest = redis.call('ZRANGE', gone, 0, 0, 'WITHSCORES')
 local forgotten = redis.call('ZCARD', gone) == 1024 and known < tonumber(oldest[2]) - 1
 local generation = tonumber(redis.call('GET', prefix .. 'generation'))
 if forgotten or ARGV[9] ~= epoch then known, void = 0, 1 end
-local joined = redis.call('ZRANGEBYSCORE', came, '(' .. known, '+inf', 'WITHSCORES', 'LIMIT', 0, 128)
+local joined = redis.call('ZRANGEBYSCORE', came, '(' .. known, '+inf', 'WITHSCORES')
 local left = redis.call('ZRANGEBYSCORE', gone, '(' .. known, '+inf')
-if #joined == 256 then generation = tonumber(joined[256]) end
 for at = 1, #joined, 2 do
     joined[at + 1] = redis.call('HGET', prefix .. 'said:' .. joined[at], 'who') or ''
 end

@@ -149,6 +149,68 @@ async fn what_others_count_is_added_up_and_what_the_dead_have_relayed_stays() {
     assert_eq!(nodes[0].other_use("other").month_bytes, 5);
 }
 
+/// As when an operator takes a key's quotas away, or the key, and thinks better of it.
+#[tokio::test]
+async fn a_key_that_has_quotas_again_has_used_what_it_had_and_not_twice_that() {
+    let Some(redis) = Redis::start().await else { return };
+    let (one, other) = (TestNode::start(1, &redis), TestNode::start(2, &redis));
+    let sees = async |active, month_bytes| {
+        let usage = Usage { active, month_bytes };
+        eventually(&format!("{usage:?}"), async || other.other_use("key") == usage).await;
+    };
+    one.use_key("key", 2, 1000);
+    sees(2, 1000).await;
+    one.say(|says| says.labels.clear());
+    sees(0, 1000).await;
+    one.use_key("key", 1, 1200);
+    sees(1, 1200).await;
+}
+
+/// Labels come and go for as long as nodes are there.
+#[tokio::test]
+async fn of_labels_that_nobody_uses_any_more_nothing_is_kept() {
+    let Some(redis) = Redis::start().await else { return };
+    let (one, other) = (TestNode::start(1, &redis), TestNode::start(2, &redis));
+    let has = async |label: &str| {
+        let sums: Vec<String> = redis.ask("HKEYS relay:sums").await.unwrap();
+        sums.contains(&format!("n:key:{label}"))
+    };
+    one.use_key("old", 3, 0);
+    other.use_key("other", 3, 0);
+    eventually("they are there", async || has("old").await && has("other").await).await;
+    one.say(|says| says.labels.clear());
+    eventually("it is gone", async || !has("old").await).await;
+    other.members.goodbye().await;
+    eventually("so is it", async || !has("other").await).await;
+}
+
+/// Members that others than this test's nodes have written, and more who have gone than is kept.
+#[tokio::test]
+async fn who_joins_learns_of_all_nodes_however_many_came_and_went_before() {
+    const MANY: usize = 300;
+    let Some(redis) = Redis::start().await else { return };
+    let far = "4102444800000";
+    for number in 1..=MANY {
+        let who = format!("{{\"name\":\"old-{number:03}\",\"address\":\"127.0.0.1:1\"}}");
+        let _: () = redis.ask(&format!("HSET relay:said:{number:x} who {who}")).await.unwrap();
+    }
+    let scored = |score: &dyn Fn(usize) -> String, from: usize, count: usize| {
+        let pairs = (from..from + count).map(|number| format!(" {} {number:x}", score(number)));
+        pairs.collect::<String>()
+    };
+    let by_number = |number: usize| number.to_string();
+    let nodes = scored(&|_| far.to_owned(), 1, MANY);
+    let (came, gone) = (scored(&by_number, 1, MANY), scored(&by_number, 100_000, 1024));
+    for (key, scored) in [("nodes", nodes), ("came", came), ("gone", gone)] {
+        let _: () = redis.ask(&format!("ZADD relay:{key}{scored}")).await.unwrap();
+    }
+    let _: () = redis.ask("SET relay:generation 200000").await.unwrap();
+    let node = TestNode::start(0xffff, &redis);
+    eventually("all are known", async || node.names().len() == MANY + 1).await;
+    let _: () = redis.ask("ZADD relay:nodes 1 7").await.unwrap();
+    eventually("it is known who has gone", async || node.names().len() == MANY).await;
+}
+
 #[tokio::test]
 async fn a_month_begins_with_nothing() {
     let Some(redis) = Redis::start().await else { return };
