@@ -1,7 +1,8 @@
 -- Changes what operators have put on the lists. KEYS[1]: what every key begins with.
 -- ARGV: 1 an epoch should there be none, then for each change: + or -, the list and the network,
 -- and for how long it is to stay (ms), or nothing for good.
--- One change is told to all nodes as it is; of several they are told to read.
+-- One change is told to all nodes as it is; of several they are told to read. And now and then they
+-- read all the same, and whoever is first takes out what has lapsed: nothing else would.
 local blocks = KEYS[1] .. 'blocks'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -18,6 +19,7 @@ for at = 2, #ARGV, 3 do
 end
 local generation = redis.call('INCR', KEYS[1] .. 'blocks:generation')
 local news = redis.call('HGET', blocks, 'epoch') .. ' ' .. generation
-if #ARGV == 4 then news = news .. ' ' .. ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] end
+local is_told = #ARGV == 4 and generation % 256 ~= 0
+if is_told then news = news .. ' ' .. ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] end
 redis.call('PUBLISH', KEYS[1] .. 'news', news)
 return 1

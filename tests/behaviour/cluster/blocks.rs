@@ -114,6 +114,29 @@ async fn a_block_that_lapses_does_so_everywhere() {
     assert!(blocked(&joined.gateway).await.is_empty());
 }
 
+/// Who blocks one address after the other, each for a time, fills neither Redis nor the nodes.
+#[tokio::test]
+async fn what_has_lapsed_is_not_kept() {
+    let Some(cluster) = cluster(2).await else { return };
+    let _: () = cluster.redis.ask("SET relay:blocks:generation 200").await.expect("it answers");
+    for host in 0..5 {
+        let body = format!("{{\"network\": \"203.0.113.{host}\", \"duration\": \"2s\"}}");
+        post(&cluster[0], &body).await;
+    }
+    eventually("all are heard of", async || blocked(&cluster[1]).await.len() == 5).await;
+    until_blocked(&cluster[1], &[]).await;
+    let kept = async || {
+        let kept: usize = cluster.redis.ask("HLEN relay:blocks").await.expect("it answers");
+        kept
+    };
+    for host in 0..60 {
+        post(&cluster[0], &format!("{{\"network\": \"198.18.0.{host}\"}}")).await;
+    }
+    eventually("all are heard of", async || blocked(&cluster[1]).await.len() == 60).await;
+    // These, and which start of the data it is.
+    eventually("the others are gone", async || kept().await == 61).await;
+}
+
 /// A leg from another loopback address than the tests' own, so that blocking it stops nobody else.
 async fn leg_from(gateway: &TestGateway, ip: [u8; 4], uuid: &str) -> tokio::net::TcpStream {
     use mini_rust_desk_relay_server::wire::{
