@@ -6,7 +6,10 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use axum::{Json, body::Bytes, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{AdminState, Problem};
+use super::{
+    AdminState, Problem,
+    page::{Checked, NoParameters},
+};
 use crate::config;
 
 /// The gateway's side.
@@ -88,6 +91,7 @@ impl From<ReloadError> for Problem {
 /// `POST /reload`.
 pub(super) async fn reload(
     State(admin): State<Arc<AdminState>>,
+    Checked(NoParameters {}): Checked<NoParameters>,
 ) -> Result<Json<Reloaded>, Problem> {
     let reloaded = tokio::task::spawn_blocking(move || admin.control.reload()).await;
     let reloaded = reloaded.map_err(|error| {
@@ -107,6 +111,7 @@ struct DrainRequest {
 /// `POST /drain`.
 pub(super) async fn drain(
     State(admin): State<Arc<AdminState>>,
+    Checked(NoParameters {}): Checked<NoParameters>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Draining>), Problem> {
     let request: DrainRequest = if body.trim_ascii().is_empty() {
@@ -181,6 +186,7 @@ impl From<UpgradeError> for Problem {
 /// `POST /upgrade`.
 pub(super) async fn upgrade(
     State(admin): State<Arc<AdminState>>,
+    Checked(NoParameters {}): Checked<NoParameters>,
 ) -> Result<Json<Upgraded>, Problem> {
     Ok(Json(admin.control.upgrade().await?))
 }

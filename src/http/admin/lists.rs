@@ -1,6 +1,6 @@
 //! `/blocklist` and `/throttlelist`: the networks that are refused, and those whose relays are
-//! slowed down. What is added here holds on all nodes, and is forgotten when the relay ends, the last
-//! of its nodes; what is to stay belongs into the configuration or the list's file.
+//! slowed down. What is added here is forgotten when the relay ends; of several nodes it holds on all,
+//! and Redis keeps it. What is to stay belongs into the configuration or the list's file.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -64,9 +64,12 @@ pub(super) fn whole(name: ListName) -> MethodRouter<Arc<AdminState>> {
     get(async move |State(admin): State<Arc<AdminState>>, Checked(filter)| {
         show(name, &admin, &filter)
     })
-    .post(async move |State(admin): State<Arc<AdminState>>, Extension(arrival), body| {
-        add(name, &admin, arrival, body)
-    })
+    .post(
+        async move |State(admin): State<Arc<AdminState>>,
+                    Extension(arrival),
+                    Checked(NoParameters {}),
+                    body| { add(name, &admin, arrival, body) },
+    )
     .delete(
         async move |State(admin): State<Arc<AdminState>>,
                     Extension(arrival): Extension<Arrival>,

@@ -249,6 +249,14 @@ async fn a_relay_is_changed_and_closed_wherever_it_is() {
     let _pair = cluster[1].named_pair("there", Tcp, Tcp).await;
     assert_eq!(delete(&cluster[0], "/api/v1/relays/there?node=node-1").await.json()["closed"], 1);
     // One node drains, by another's hand.
+    // Who means another node, and writes that in a way that is not known, changes nothing here.
+    for path in ["drain", "reload", "upgrade", "blocklist"] {
+        for query in ["nodes=node-1", "%6eode=node-1", "Scope=cluster"] {
+            let answer = cluster[0].post(&format!("/api/v1/{path}?{query}")).await;
+            assert_eq!(answer.status, 400, "{path}?{query}: {}", answer.body);
+        }
+    }
+    assert_eq!(cluster[0].get("/api/v1/stats").await.json()["draining"], false);
     let drain = cluster[0].post("/api/v1/drain?node=node-1").await;
     assert_eq!(drain.status, 202, "{}", drain.body);
     cluster[1].shutdown.asked().cancelled().await;
