@@ -339,6 +339,34 @@ fn an_empty_or_zero_name_of_hbbrs_is_no_value() {
     assert_eq!(config.listen, Config::default().listen);
 }
 
+/// Of a node that is right but for one line.
+#[test]
+fn what_is_wrong_with_a_node_is_told_and_no_secret_is_shown() {
+    const RIGHT: &str = "[cluster]
+        redis = \"redis://:hunter2@redis.example\"
+        secret = \"hunter2-hunter2-hunter2-hunter2-hunter2\"
+        advertise = \"10.0.0.7:21127\"
+        node = \"a\"";
+    let shown = Scene::new().toml(RIGHT).loaded().describe();
+    assert!(shown.contains("10.0.0.7:21127") && !shown.contains("hunter2"), "{shown}");
+    for (right, wrong, said) in [
+        ("redis://", "http://", "cluster.redis"),
+        ("advertise = \"10.0.0.7:21127\"", "", "by which the other nodes reach this one"),
+        ("10.0.0.7:21127", "10.0.0.7", "a host or an address, and a port"),
+        ("10.0.0.7:21127", "node a:21127", "a host or an address, and a port"),
+        ("10.0.0.7:21127", " node:21127", "a host or an address, and a port"),
+        ("10.0.0.7:21127", "nöde:21127", "a host or an address, and a port"),
+        ("10.0.0.7:21127", "10.0.0.7:0", "a host or an address, and a port"),
+        ("\"a\"", "\"a b\"", "letters, digits and any of - _ . :"),
+        ("hunter2-hunter2-hunter2-hunter2-hunter2", "hunter2", "shorter than 32"),
+        ("secret = \"hunter2-hunter2-hunter2-hunter2-hunter2\"", "", "what all nodes know"),
+    ] {
+        let problems = Scene::new().toml(&RIGHT.replace(right, wrong)).problems();
+        assert_says(&problems, &[said]);
+        assert!(!problems.contains("hunter2"), "{problems}");
+    }
+}
+
 #[test]
 fn wrong_names_of_hbbrs_are_problems_with_their_line() {
     let scene = Scene::new().dotenv("# hbbr\nPORT=tcp://10.0.0.1:80\nBIND=eth0\nnonsense\n");

@@ -73,12 +73,14 @@ impl Others {
         let Some(lent) = self.parts.room.depart(&leg.uuid, leg.id) else { return Ok(Met::Gone) };
         // If that fails, it is back in the room.
         link.send(&Go {}).await?;
-        if let Some(peer) = lent.peer() {
-            let node = &holder.node.name;
+        let (node, peer) = (&holder.node.name, lent.peer());
+        let (stream, early) = link.into_stream();
+        if !self.core.carry(lent, stream, early.freeze(), node) {
+            return Ok(Met::Unreachable);
+        }
+        if let Some(peer) = peer {
             tracing::info!(uuid = %leg.uuid, %node, "Relay request from {peer} is handed over");
         }
-        let (stream, early) = link.into_stream();
-        self.core.carry(lent, stream, early.freeze(), &holder.node.name);
         Ok(Met::HandedOver)
     }
 

@@ -139,7 +139,8 @@ impl ClusterConfig {
              the other nodes reach this one",
         );
         let has_port = self.advertise.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            let is_plain = host.bytes().all(|byte| byte.is_ascii_graphic());
+            !host.is_empty() && is_plain && port.parse::<u16>().is_ok_and(|port| port > 0)
         });
         rules.require(
             self.advertise.is_empty() || has_port,

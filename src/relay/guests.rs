@@ -65,6 +65,8 @@ impl Core {
         let connection = Connection { socket: stream, peer, permit };
         let leg = Leg { connection, transport, early: early[..].into() };
         let via = Some(Via { node, tls });
+        // A drain that finds the room empty finds this: between the two a leg is nowhere.
+        let _on_its_way = self.parts.legs.token();
         match reserved.meet(Comer { leg, target, conn_type, grant, via }) {
             Ok(matched) => self.settle(matched),
             Err(refusal) => self.parts.refusals.refuse(peer, refusal.label(), &refusal),
@@ -72,19 +74,22 @@ impl Core {
     }
 
     /// Carries a leg that waited here to `node`, by `stream`; `early` has come from there already.
-    /// Where that has broken off by now, the leg is back in the room.
-    pub fn carry(&self, lent: Lent, stream: Stream, early: Bytes, node: &Arc<str>) {
-        let (Some(peer), Ok(there)) = (lent.peer(), stream.peer_addr()) else { return };
+    /// Whether it has left: where `stream` has broken off by now, it is back in the room.
+    pub fn carry(&self, lent: Lent, stream: Stream, early: Bytes, node: &Arc<str>) -> bool {
+        let (Some(peer), Ok(there)) = (lent.peer(), stream.peer_addr()) else { return false };
         // It was in no list when others were turned out, and is not put back into one.
         if self.parts.access.is_blocked(peer.ip()) {
-            return;
+            return false;
         }
         let connection =
             Connection { socket: stream, peer: there, permit: ConnectionPermit::uncounted() };
+        // As above.
+        let _on_its_way = self.parts.legs.token();
         match pipe(lent, connection, early, node) {
             Ok(pipe) => drop(self.parts.legs.spawn(self.carrier.splicer().splice(pipe))),
             Err(error) => self.parts.refusals.refuse(peer, "io", &error),
         }
+        true
     }
 }
 
@@ -473,7 +478,7 @@ mod tests {
         socket2::SockRef::from(&node).set_linger(Some(Duration::ZERO)).unwrap();
         drop(node);
         house.until(|_| stream.is_gone()).await;
-        house.core.carry(lent, stream, Bytes::new(), &"node-a".into());
+        assert!(!house.core.carry(lent, stream, Bytes::new(), &"node-a".into()));
         assert_eq!((house.parts().carried.count(), house.parts().room.len()), (0, 1));
         assert_eq!(*house.told.0.lock().unwrap(), [waits.id], "it is told of anew");
     }
