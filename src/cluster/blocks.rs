@@ -69,6 +69,8 @@ type Entry = (ListName, Network);
 enum Pending {
     /// It is on the list until then, or for good.
     Put(Option<Instant>),
+    /// The same of what Redis has lost: unless somebody has taken it back meanwhile.
+    PutAgain(Option<Instant>),
     Take,
 }
 
@@ -199,7 +201,7 @@ impl Blocks {
                 if entry.source == Source::Api {
                     let lapses = entry.remaining.and_then(|lasts| now.checked_add(lasts));
                     let pending = state.pending.entry((list, entry.network));
-                    pending.or_insert(Pending::Put(lapses));
+                    pending.or_insert(Pending::PutAgain(lapses));
                 }
             }
         }
@@ -266,15 +268,14 @@ impl Blocks {
 impl Pending {
     /// As `change.lua` takes it.
     fn as_said(self, now: Instant) -> (&'static str, String) {
-        match self {
-            Self::Take => ("-", String::new()),
-            Self::Put(None) => ("+", String::new()),
-            Self::Put(Some(lapses)) => {
-                // What has lapsed meanwhile does so there at once.
-                let left = lapses.saturating_duration_since(now).as_millis().max(1);
-                ("+", left.to_string())
-            }
-        }
+        let (sign, lapses) = match self {
+            Self::Take => return ("-", String::new()),
+            Self::Put(lapses) => ("+", lapses),
+            Self::PutAgain(lapses) => ("=", lapses),
+        };
+        // What has lapsed meanwhile does so there at once.
+        let left = |lapses: Instant| lapses.saturating_duration_since(now).as_millis().max(1);
+        (sign, lapses.map(|lapses| left(lapses).to_string()).unwrap_or_default())
     }
 }
 

@@ -9,12 +9,10 @@ for at = 1, #fields, 2 do
     local entry, lapses = fields[at], fields[at + 1]
     if entry == 'epoch' then
         epoch = lapses
-    elseif lapses == '' then
-        table.insert(all, { entry, -1 })
-    elseif tonumber(lapses) > now then
-        table.insert(all, { entry, tonumber(lapses) - now })
-    else
+    elseif lapses ~= '' and tonumber(lapses) <= now then
         redis.call('HDEL', blocks, entry)
+    elseif entry:sub(1, 6) ~= 'taken ' then
+        table.insert(all, { entry, lapses == '' and -1 or tonumber(lapses) - now })
     end
 end
 return { epoch, tonumber(redis.call('GET', KEYS[1] .. 'blocks:generation') or 0), all }

@@ -114,6 +114,30 @@ async fn a_block_that_lapses_does_so_everywhere() {
     assert!(blocked(&joined.gateway).await.is_empty());
 }
 
+/// The nodes that have not heard of it yet tell a Redis that has lost all what they have.
+#[tokio::test]
+async fn what_is_taken_back_when_redis_has_just_lost_all_does_not_come_back() {
+    let Some(cluster) = cluster(3).await else { return };
+    for round in 0..3 {
+        post(&cluster[0], "{\"network\": \"203.0.113.1\"}").await;
+        post(&cluster[0], "{\"network\": \"203.0.113.2\"}").await;
+        for node in 0..3 {
+            until_blocked(&cluster[node], &["203.0.113.1", "203.0.113.2"]).await;
+        }
+        let _: () = cluster.redis.ask("FLUSHALL").await.expect("it answers");
+        delete(&cluster[round], "/203.0.113.1").await;
+        eventually("Redis has been told again", async || {
+            let fields: Vec<String> =
+                cluster.redis.ask("HKEYS relay:blocks").await.expect("it answers");
+            fields.iter().any(|field| field == "block 203.0.113.2")
+        })
+        .await;
+        for node in 0..3 {
+            until_blocked(&cluster[node], &["203.0.113.2"]).await;
+        }
+    }
+}
+
 /// Who blocks one address after the other, each for a time, fills neither Redis nor the nodes.
 #[tokio::test]
 async fn what_has_lapsed_is_not_kept() {
