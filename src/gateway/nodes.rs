@@ -21,6 +21,9 @@ use crate::{
     net::access::ListName,
 };
 
+/// The longest name of a node, in characters: as `cluster.node` may be.
+const LONGEST_NAME: usize = 64;
+
 /// The others, reached by links.
 pub(super) struct Linked {
     pub(super) me: Arc<Node>,
@@ -115,7 +118,15 @@ fn alone(config: &ClusterConfig) -> Arc<dyn Nodes> {
 
 /// What the configuration calls it, or else the machine.
 pub(super) fn name(config: &ClusterConfig) -> String {
-    if config.node.is_empty() { host() } else { config.node.clone() }
+    if config.node.is_empty() { plain(&host()) } else { config.node.clone() }
+}
+
+/// A machine's name as a node's may be, which is what other nodes take one by.
+fn plain(host: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let name: String =
+        host.chars().map(|c| if is_plain(c) { c } else { '-' }).take(LONGEST_NAME).collect();
+    if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
 #[cfg(unix)]
@@ -126,4 +137,19 @@ fn host() -> String {
 #[cfg(not(unix))]
 fn host() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "localhost".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_machine_is_called_other_nodes_take_its_name() {
+        for (host, name) in
+            [("relay-1.example", "relay-1.example"), ("B\u{fc}ro PC", "B-ro-PC"), ("", "localhost")]
+        {
+            assert_eq!(plain(host), name);
+        }
+        assert_eq!(plain(&"x".repeat(300)).len(), LONGEST_NAME);
+    }
 }

@@ -40,11 +40,12 @@ impl View {
         if !first.status.is_success() {
             return Ok(first.into_response());
         }
-        let mut parts = Vec::new();
+        let mut keys = Keys::default();
         let ask = async |target: Target<'_>| first_rows(&target, question, DEEPEST).await;
-        let missing = self.each(ask, |node, part: Part| parts.push((node, part.items))).await;
-        let keys = merged(parts);
-        Ok(answer(&Whole::new(page, keys.len(), keys, missing)))
+        let missing = self.each(ask, |node, part: Part| keys.add(&node, part.items)).await;
+        let total = keys.0.len();
+        let rows = keys.in_order().take(page.end()).map(Key::together).collect();
+        Ok(answer(&Whole::new(page, total, rows, missing)))
     }
 
     /// The sums, and what each node has.
@@ -138,60 +139,100 @@ fn sum<'a>(rows: &'a [Row], of: impl Fn(&'a Row) -> Option<&'a Value>) -> u64 {
     numbers.fold(0, u64::saturating_add)
 }
 
-/// The keys of all nodes by their labels, in the order of the first node that has each.
-fn merged(mut parts: Vec<(Arc<str>, Vec<Row>)>) -> Vec<Row> {
-    parts.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let mut order: Vec<Value> = Vec::new();
-    let mut by_label: HashMap<String, Vec<Row>> = HashMap::new();
-    for (node, rows) in parts {
-        for row in rows {
-            let label = row.get("label").cloned().unwrap_or_default();
-            let same = by_label.entry(label.to_string()).or_insert_with(|| {
-                order.push(label);
-                Vec::new()
-            });
-            same.push(of_node(row, &node));
-        }
-    }
-    let rows = order.iter().filter_map(|label| by_label.remove(&label.to_string()));
-    rows.map(together).collect()
-}
+/// The keys of all nodes by their labels. Of most rows no more is kept than their figures: there may
+/// be as many as there are keys, times the nodes.
+#[derive(Default)]
+struct Keys(HashMap<String, Key>);
 
 /// One key, as several nodes have it.
-fn together(same: Vec<Row>) -> Row {
-    // What it grants is what the configuration of the first says: all should say the same.
-    let mut whole = same.first().cloned().unwrap_or_default();
-    for inner in ["node", "cluster"] {
-        whole.remove(inner);
-    }
-    for name in SUMS {
-        whole.insert(name.to_owned(), sum(&same, |row| row.get(name)).into());
-    }
-    whole.insert("month_bytes".to_owned(), month_bytes(&same).into());
-    let refused = REFUSED.map(|name| {
-        (name.to_owned(), Value::from(sum(&same, |row| row.get("refused")?.get(name))))
-    });
-    whole.insert("refused".to_owned(), Value::Object(refused.into_iter().collect()));
-    let nodes = same.iter().map(|row| {
-        let field = |name: &str| row.get(name).cloned().unwrap_or_default();
-        json!({
-            "node": field("node"),
-            "relays_active": field("relays_active"),
-            "month_bytes": field("month_bytes"),
-        })
-    });
-    whole.insert("nodes".to_owned(), nodes.collect());
-    whole
+struct Key {
+    /// As the first node has it: what it grants is what the configuration says, the same on all.
+    row: Row,
+    /// Which node that is, and the how manieth row of it.
+    place: (Arc<str>, usize),
+    sums: [u64; SUMS.len()],
+    refused: [u64; REFUSED.len()],
+    /// What all nodes have carried this month.
+    month_bytes: u64,
+    nodes: Vec<OfNode>,
 }
 
-/// What all nodes have carried this month: what any of them knows of all, since those that have
-/// ended count too. A node that knows nothing of others has its own.
-fn month_bytes(same: &[Row]) -> u64 {
-    let known = |row: &Row| {
-        let cluster = row.get("cluster").and_then(|cluster| cluster.get("month_bytes"));
-        cluster.or(row.get("month_bytes")).and_then(Value::as_u64)
-    };
-    same.iter().filter_map(known).max().unwrap_or_default()
+/// What a node has of it.
+struct OfNode {
+    node: Arc<str>,
+    relays_active: u64,
+    month_bytes: u64,
+}
+
+impl Keys {
+    fn add(&mut self, node: &Arc<str>, rows: Vec<Row>) {
+        for (at, row) in rows.into_iter().enumerate() {
+            let label = row.get("label").and_then(Value::as_str).unwrap_or_default();
+            let place = (Arc::clone(node), at);
+            match self.0.get_mut(label) {
+                Some(key) => key.add(row, place),
+                None => drop(self.0.insert(label.to_owned(), Key::new(row, place))),
+            }
+        }
+    }
+
+    /// In the order of the first node that has each.
+    fn in_order(self) -> impl Iterator<Item = Key> {
+        let mut keys: Vec<_> = self.0.into_values().collect();
+        keys.sort_by(|a, b| a.place.cmp(&b.place));
+        keys.into_iter()
+    }
+}
+
+impl Key {
+    fn new(row: Row, place: (Arc<str>, usize)) -> Self {
+        let (sums, refused) = Default::default();
+        let first = place.clone();
+        let mut key = Self { row: Row::new(), place, sums, refused, month_bytes: 0, nodes: vec![] };
+        key.add(row, first);
+        key
+    }
+
+    fn add(&mut self, row: Row, place: (Arc<str>, usize)) {
+        let number = |row: &Row, name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
+        for (sum, name) in self.sums.iter_mut().zip(SUMS) {
+            *sum = sum.saturating_add(number(&row, name));
+        }
+        if let Some(refused) = row.get("refused").and_then(Value::as_object) {
+            for (sum, name) in self.refused.iter_mut().zip(REFUSED) {
+                *sum = sum.saturating_add(number(refused, name));
+            }
+        }
+        let month_bytes = number(&row, "month_bytes");
+        // What any of them knows of all, since those that have ended count too. A node that knows
+        // nothing of others has its own.
+        let of_all = row.get("cluster").and_then(Value::as_object);
+        let known = of_all.map_or(month_bytes, |cluster| number(cluster, "month_bytes"));
+        self.month_bytes = self.month_bytes.max(known);
+        let relays_active = number(&row, "relays_active");
+        self.nodes.push(OfNode { node: Arc::clone(&place.0), relays_active, month_bytes });
+        if self.row.is_empty() || place < self.place {
+            (self.row, self.place) = (row, place);
+        }
+    }
+
+    /// As it is shown.
+    fn together(mut self) -> Row {
+        let mut whole = self.row;
+        whole.remove("cluster");
+        let sums = SUMS.into_iter().zip(self.sums);
+        whole.extend(sums.map(|(name, sum)| (name.to_owned(), sum.into())));
+        whole.insert("month_bytes".to_owned(), self.month_bytes.into());
+        let refused = REFUSED.into_iter().zip(self.refused);
+        let refused = refused.map(|(name, sum)| (name.to_owned(), Value::from(sum)));
+        whole.insert("refused".to_owned(), Value::Object(refused.collect()));
+        self.nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        let nodes = self.nodes.iter().map(|OfNode { node, relays_active, month_bytes }| {
+            json!({ "node": &**node, "relays_active": relays_active, "month_bytes": month_bytes })
+        });
+        whole.insert("nodes".to_owned(), nodes.collect());
+        whole
+    }
 }
 
 #[cfg(test)]
@@ -209,9 +250,10 @@ mod tests {
 
     #[test]
     fn a_key_is_one_row_with_what_all_nodes_have() {
-        let a = ("a".into(), vec![key("x", 1, 10, 30), key("y", 2, 0, 0)]);
-        let b = ("b".into(), vec![key("x", 4, 15, 35), key("z", 1, 7, 7)]);
-        let keys = merged(vec![b, a]);
+        let mut all = Keys::default();
+        all.add(&"b".into(), vec![key("x", 4, 15, 35), key("z", 1, 7, 7)]);
+        all.add(&"a".into(), vec![key("x", 1, 10, 30), key("y", 2, 0, 0)]);
+        let keys: Vec<_> = all.in_order().map(Key::together).collect();
         let labels: Vec<_> = keys.iter().map(|key| key["label"].as_str().unwrap()).collect();
         assert_eq!(labels, ["x", "y", "z"]);
         let x = Value::Object(keys[0].clone());
