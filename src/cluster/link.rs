@@ -41,6 +41,7 @@ mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handshake;
+mod lookup;
 mod message;
 mod seal;
 mod sealed;
@@ -66,6 +67,7 @@ pub use self::{
 use self::{
     frame::{Kind, LONGEST},
     handshake::{Caller, Fresh, Host, VERSIONS},
+    lookup::Lookups,
     message::Refusal,
     seal::{Channel, Channels, Root, TAG},
 };
@@ -87,6 +89,7 @@ pub struct Links {
     tls: Option<Arc<MutualTls>>,
     timeout: Duration,
     liveness: Liveness,
+    lookups: Lookups,
 }
 
 /// A conversation with another node. All that is said in it has one deadline.
@@ -126,7 +129,8 @@ impl Links {
         liveness: Liveness,
     ) -> Result<Self, NoKey> {
         let root = Root::new(secret.expose())?;
-        Ok(Self { me, root, versions: VERSIONS, tls, timeout, liveness })
+        let lookups = Lookups::default();
+        Ok(Self { me, root, versions: VERSIONS, tls, timeout, liveness, lookups })
     }
 
     /// Begins a conversation with another node, up to what it hears first; that it knows the
@@ -142,7 +146,8 @@ impl Links {
 
     /// Connects to another node, and hears what it says first. Has no deadline of its own.
     async fn greet(&self, to: &Arc<Node>) -> Result<Greeted, LinkError> {
-        let socket = TcpStream::connect(&*to.address).await.map_err(LinkError::Unreachable)?;
+        let connecting = async { TcpStream::connect(&*self.lookups.of(&to.address).await?).await };
+        let socket = connecting.await.map_err(LinkError::Unreachable)?;
         socket.set_nodelay(true)?;
         self.liveness.apply(&socket)?;
         let (mut stream, mut inbox) = (Stream::connected(socket), BytesMut::new());
