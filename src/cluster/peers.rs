@@ -3,16 +3,18 @@
 //! The leg waits here until the other node says that it has the peer in hand. Only then does it
 //! leave the room, for good, and from there on the connection is its own byte stream.
 
+mod silent;
+
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
+use self::silent::Silent;
 use super::{
-    directory::{Holder, Instance},
+    directory::Holder,
     link::{Go, Link, LinkError, Links, Purpose, Transport, Verdict, Want, verdict},
     router::{Met, Peers},
 };
@@ -25,13 +27,6 @@ use crate::{
     wire,
 };
 
-/// For how long a node that did not answer in time is not asked again: its legs are not to hold up
-/// those for others.
-const SILENCE: Duration = Duration::from_secs(1);
-
-/// The most nodes of which that is known at one time.
-const MOST_SILENT: usize = 1024;
-
 /// A fault that an operator has to mend is told of once in this time.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -40,7 +35,7 @@ pub struct Others {
     links: Arc<Links>,
     core: Core,
     parts: Parts,
-    silent: Mutex<HashMap<Instance, Instant>>,
+    silent: Silent,
     told: Mutex<Option<Instant>>,
 }
 
@@ -48,7 +43,7 @@ impl Others {
     /// Reached by `links`; the legs are those of `parts`.
     pub fn new(links: Arc<Links>, core: &Core, parts: &Parts) -> Self {
         let (core, parts) = (core.clone(), parts.clone());
-        Self { links, core, parts, silent: Mutex::default(), told: Mutex::default() }
+        Self { links, core, parts, silent: Silent::default(), told: Mutex::default() }
     }
 
     async fn hand_over(
@@ -103,45 +98,34 @@ impl Others {
         }
     }
 
-    fn is_silent(&self, node: Instance) -> bool {
-        self.silent().get(&node).is_some_and(|until| *until > Instant::now())
-    }
-
     fn tell(&self, holder: &Holder, fault: &LinkError) {
         let (node, address) = (&holder.node.name, &holder.node.address);
-        let now = Instant::now();
-        if matches!(fault, LinkError::TimedOut) {
-            let mut silent = self.silent();
-            silent.retain(|_, until| *until > now);
-            if silent.len() < MOST_SILENT {
-                silent.insert(holder.node.instance, now + SILENCE);
-            }
-        }
         tracing::debug!(%node, %address, "no leg is handed over: {fault}");
         if fault.label() != Some("node_secret") {
             return;
         }
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
-            *told = Some(now);
+            *told = Some(Instant::now());
             tracing::error!(%node, %address, "no leg can be handed over to this node: {fault}");
         }
-    }
-
-    fn silent(&self) -> MutexGuard<'_, HashMap<Instance, Instant>> {
-        // A map operation that panicked left the map as it was.
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Peers for Others {
     async fn meet(&self, holder: &Holder, leg: &Waits) -> Met {
-        if self.is_silent(holder.node.instance) {
+        let Some(details) = self.parts.room.details(&leg.uuid, leg.id) else { return Met::Gone };
+        let node = holder.node.instance;
+        if self.silent.is_silent(node) {
             return Met::Unreachable;
         }
-        let Some(details) = self.parts.room.details(&leg.uuid, leg.id) else { return Met::Gone };
         // Boxed: most legs never need one.
-        match Box::pin(self.hand_over(holder, leg, &details)).await {
+        let met = Box::pin(self.hand_over(holder, leg, &details)).await;
+        match &met {
+            Err(LinkError::TimedOut) => self.silent.timed_out(node),
+            _ => self.silent.answered(node),
+        }
+        match met {
             Ok(met) => met,
             Err(fault) => {
                 self.tell(holder, &fault);

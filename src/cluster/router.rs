@@ -9,6 +9,7 @@
 
 mod around;
 mod known;
+mod meetings;
 mod pause;
 
 use std::{
@@ -26,7 +27,10 @@ use tokio::{
 };
 
 pub use self::around::{Met, Peers, Room};
-use self::known::{Known, Pursued, Release};
+use self::{
+    known::{Known, Pursued, Release},
+    meetings::Meetings,
+};
 use super::directory::{Claimed, Directory, DirectoryError, Event, Holder, Node};
 use crate::{
     metrics::Metrics,
@@ -45,9 +49,6 @@ const CLAIMS: usize = 256;
 /// The same for those that are found in the room: nobody is waiting for all of them at once, and a
 /// directory that has just come back has others to serve.
 const CLAIMS_ANEW: usize = 16;
-
-/// Hand-overs under way.
-const MEETINGS: usize = 256;
 
 /// Names to be given back, and how many are at one time.
 const RELEASES: usize = 8192;
@@ -95,7 +96,7 @@ pub struct Router<D, P, R> {
     /// How often it could not be asked.
     faults: AtomicU64,
     claims: Arc<Semaphore>,
-    meetings: Semaphore,
+    meetings: Meetings,
     tasks: LightTasks,
 }
 
@@ -132,7 +133,7 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
             generation: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             claims: Arc::new(Semaphore::new(CLAIMS)),
-            meetings: Semaphore::new(MEETINGS),
+            meetings: Meetings::new(),
             tasks,
         });
         let drive = Drive { router: Arc::clone(&router), queue, releases: to_release };
@@ -225,8 +226,7 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
     }
 
     async fn meet(&self, holder: &Holder, leg: &Waits) -> Met {
-        // Never closed.
-        let _permit = self.meetings.acquire().await;
+        let _place = self.meetings.place(holder.node.instance).await;
         let began = Instant::now();
         let met = self.peers.meet(holder, leg).await;
         self.metrics.cluster.went_out(met.label(), began.elapsed());
@@ -385,6 +385,9 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
+    /// How long it takes to find out that a node does not answer.
+    const FROZEN: Duration = Duration::from_secs(2);
+
     impl Seats {
         /// Somebody comes: `None` when that makes a pair.
         fn arrive(&self, uuid: &RelayUuid) -> Option<Waits> {
@@ -433,6 +436,7 @@ mod tests {
     struct World {
         rooms: Mutex<HashMap<Instance, Arc<Seats>>>,
         cut: Mutex<Vec<(Instance, Instance)>>,
+        frozen: Mutex<Vec<Instance>>,
         met: AtomicU64,
     }
 
@@ -445,6 +449,10 @@ mod tests {
         async fn meet(&self, holder: &Holder, leg: &Waits) -> Met {
             sleep(Duration::from_millis(1)).await;
             let there = holder.node.instance;
+            if self.world.frozen.lock().unwrap().contains(&there) {
+                sleep(FROZEN).await;
+                return Met::Unreachable;
+            }
             if self.world.cut.lock().unwrap().contains(&(self.me, there)) {
                 return Met::Unreachable;
             }
@@ -650,6 +658,26 @@ mod tests {
         cluster.world.cut.lock().unwrap().clear();
         settle().await;
         assert_eq!((cluster.waiting(), cluster.met()), (0, 2), "once it is over they meet");
+        assert!(cluster.is_forgotten());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_does_not_answer_holds_up_only_the_legs_for_itself() {
+        let cluster = Cluster::of(3);
+        let uuids: Vec<_> = (0..500).map(|n| RelayUuid::from(n.to_string().as_str())).collect();
+        let (frozen, well) = uuids.split_at(400);
+        frozen.iter().for_each(|uuid| cluster.arrive(1, uuid));
+        well.iter().for_each(|uuid| cluster.arrive(2, uuid));
+        settle().await;
+        cluster.world.frozen.lock().unwrap().push(Instance(2));
+        cluster.cut(1, 0);
+        uuids.iter().for_each(|uuid| cluster.arrive(0, uuid));
+        sleep(FROZEN / 4).await;
+        assert_eq!(cluster.met(), well.len() as u64, "at once");
+        cluster.world.frozen.lock().unwrap().clear();
+        cluster.world.cut.lock().unwrap().clear();
+        settle().await;
+        assert_eq!((cluster.waiting(), cluster.met()), (0, uuids.len() as u64));
         assert!(cluster.is_forgotten());
     }
 }
