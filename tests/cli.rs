@@ -530,6 +530,39 @@ fn check_fails_where_serve_would() {
     }
 }
 
+/// The same of a node among others. Redis itself may be away at any start.
+#[test]
+fn check_fails_where_a_node_of_a_cluster_would() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("empty"), "\n").unwrap();
+    let node = "[cluster]\nlisten = ['127.0.0.1:0']\nredis = 'rediss://:swordfish@127.0.0.1:1'\n";
+    let secret = "secret = 'swordfish, swordfish, and swordfish'\n";
+    for (toml, parts) in [
+        ("secret_file = 'gone'".to_owned(), &["cannot read the cluster's secret file", "gone"][..]),
+        ("secret_file = 'empty'".to_owned(), &["secret file", "fewer than 32", "openssl rand"]),
+        (format!("{secret}redis_ca = 'gone'"), &["cluster.redis_ca", "gone", "cannot be read"]),
+        (
+            format!("{secret}redis_ca = 'empty'"),
+            &["cluster.redis_ca", "empty holds no certificates"],
+        ),
+        (
+            format!("{secret}[cluster.tls]\ncert = 'gone'\nkey = 'gone'\nca = 'gone'"),
+            &["cluster.tls.cert", "gone"],
+        ),
+    ] {
+        fs::write(dir.path().join("config.toml"), format!("{node}{toml}")).unwrap();
+        let said = run_in(dir.path(), &["check"]).badly(parts);
+        assert!(!said.contains("swordfish"), "{said}");
+        let served = run_in(dir.path(), &["--listen", "127.0.0.1:0"]);
+        assert_eq!(served.code, Some(1), "serving with {toml}");
+        assert!(!served.stderr.contains("swordfish"), "{}", served.stderr);
+    }
+    let well = format!("{node}{secret}");
+    fs::write(dir.path().join("config.toml"), well).unwrap();
+    let shown = run_in(dir.path(), &["check"]).well();
+    assert!(!shown.contains("swordfish"), "{shown}");
+}
+
 #[test]
 fn check_warns_of_a_key_that_has_expired() {
     let dir = tempfile::tempdir().unwrap();

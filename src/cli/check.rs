@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{Settings, tell};
 use crate::{
+    cluster::redis,
     config::Config,
     gateway::{read_cluster_secret, read_token},
     key_ring::{Keys, UsageFile},
@@ -78,6 +79,7 @@ fn check_cluster(config: &Config, dir: &Path) -> anyhow::Result<()> {
     if config.cluster.is_on() {
         read_cluster_secret(config, dir)?;
         MutualTls::load(&config.cluster.tls, dir)?;
+        redis::check(&config.cluster, dir)?;
     }
     Ok(())
 }

@@ -96,6 +96,15 @@ struct Inner {
     news: broadcast::Sender<Vec<u8>>,
 }
 
+/// Whether there can be a connection to what `config` names, as far as that is known without one.
+/// Files are looked for in `dir`.
+///
+/// # Errors
+/// When there never can be.
+pub fn check(config: &ClusterConfig, dir: &Path) -> Result<(), RedisConfigError> {
+    Target::new(config, dir).map(drop)
+}
+
 impl Redis {
     /// A connection that is not there yet, and what makes it. `channels` (without the prefix) are
     /// listened to, and `scripts` are known to Redis before it is asked for any of them. Never fails

@@ -8,6 +8,7 @@ use redis::{
     aio::{MultiplexedConnection, SendError},
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::IN_FLIGHT;
 use crate::config::{ClusterConfig, RedisUrl};
@@ -27,6 +28,9 @@ pub enum RedisConfigError {
         #[source]
         source: io::Error,
     },
+    /// There are no roots.
+    #[error("cluster.redis_ca: {0} holds no certificates: PEM is wanted")]
+    NoRoots(String),
     /// The roots are none.
     #[error("cluster.redis_ca: no certificates that a server can be checked by")]
     NotRoots(#[source] RedisError),
@@ -130,6 +134,11 @@ impl Target {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, RedisConfigError> {
-    fs::read(file)
-        .map_err(|source| RedisConfigError::Roots { path: file.display().to_string(), source })
+    let path = || file.display().to_string();
+    let pem = fs::read(file).map_err(|source| RedisConfigError::Roots { path: path(), source })?;
+    // With none, no server would ever be believed.
+    if CertificateDer::pem_slice_iter(&pem).flatten().next().is_none() {
+        return Err(RedisConfigError::NoRoots(path()));
+    }
+    Ok(pem)
 }
