@@ -184,7 +184,9 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
             // Those that come after are not held up by what the first claim led to.
             permit.take();
             match claimed {
-                Ok(Claimed::Mine) if pursued.holds(generation, || self.generation()) => return,
+                Ok(Claimed::Mine) if pursued.holds(generation, || self.generation()) => {
+                    return self.leaves_to_the_next(&pursued);
+                }
                 Ok(Claimed::Mine) => {}
                 Ok(Claimed::HeldBy(holder)) => match self.meet(&holder, &pursued.leg).await {
                     Met::HandedOver | Met::Refused => return,
@@ -196,11 +198,23 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
                 },
                 Err(error) => {
                     tracing::debug!(uuid = %pursued.leg.uuid, %error, "a leg is not claimed");
+                    pursued.may_hold();
                     drop(pursued);
                     self.faults.fetch_add(1, Ordering::Relaxed);
                     return self.look.notify_one();
                 }
             }
+        }
+    }
+
+    /// A claim that came to its end after its leg has gone may have taken the name from the next of
+    /// this room, whose claim was quicker: that one claims anew.
+    fn leaves_to_the_next(&self, pursued: &Pursued) {
+        if !pursued.still_waits()
+            && let Some(next) = self.room.find(&pursued.leg.uuid)
+            && self.known.loses(next.id)
+        {
+            self.look.notify_one();
         }
     }
 
@@ -277,17 +291,22 @@ impl<D: Directory, P: Peers, R: Room> Router<D, P, R> {
             }
             Event::Forgotten => {
                 self.generation.fetch_add(1, Ordering::Relaxed);
+                self.known.release_again();
                 self.look_now.notify_one();
             }
         }
     }
 
-    async fn release(&self, (uuid, id): Release) {
+    async fn release(&self, release: Release) {
+        let (uuid, generation) = (&release.uuid, self.generation());
         // What is not given back expires.
-        if let Err(error) = self.directory.release(&uuid, &self.holder(id)).await {
-            tracing::debug!(%uuid, %error, "a name is not given back");
+        match self.directory.release(uuid, &self.holder(release.id)).await {
+            Ok(()) => self.known.released(),
+            Err(error) => {
+                tracing::debug!(%uuid, %error, "a name is not given back");
+                self.known.not_released(release, || self.generation() != generation);
+            }
         }
-        self.known.released();
     }
 
     fn holder(&self, leg: WaitId) -> Holder {
@@ -470,15 +489,25 @@ mod tests {
         }
     }
 
-    /// A directory that can be away.
-    #[derive(Clone)]
-    struct Remote(MemoryDirectory, Arc<AtomicBool>);
+    /// A directory that can be away, or out of earshot: it does as it is told, and is not heard.
+    #[derive(Clone, Default)]
+    struct Remote {
+        memory: MemoryDirectory,
+        away: Arc<AtomicBool>,
+        unheard: Arc<AtomicBool>,
+        slow: Arc<AtomicBool>,
+    }
 
     impl Remote {
         async fn reach(&self) -> Result<(), DirectoryError> {
-            sleep(Duration::from_millis(1)).await;
-            let away = self.1.load(Ordering::Relaxed);
-            if away { Err(DirectoryError("away".into())) } else { Ok(()) }
+            let slow = self.slow.load(Ordering::Relaxed);
+            sleep(Duration::from_millis(if slow { 10 } else { 1 })).await;
+            Self::unless(&self.away)
+        }
+
+        fn unless(fault: &AtomicBool) -> Result<(), DirectoryError> {
+            let is_so = fault.load(Ordering::Relaxed);
+            if is_so { Err(DirectoryError("away".into())) } else { Ok(()) }
         }
     }
 
@@ -491,12 +520,13 @@ mod tests {
             ttl: Duration,
         ) -> Result<Claimed, DirectoryError> {
             self.reach().await?;
-            self.0.claim(uuid, me, stale, ttl).await
+            let claimed = self.memory.claim(uuid, me, stale, ttl).await;
+            Self::unless(&self.unheard).and(claimed)
         }
 
         async fn release(&self, uuid: &RelayUuid, me: &Holder) -> Result<(), DirectoryError> {
             self.reach().await?;
-            self.0.release(uuid, me).await
+            self.memory.release(uuid, me).await
         }
     }
 
@@ -511,13 +541,13 @@ mod tests {
     impl Cluster {
         fn of(nodes: u64) -> Self {
             let world = Arc::new(World::default());
-            let directory = Remote(MemoryDirectory::default(), Arc::default());
+            let directory = Remote::default();
             let metrics = Arc::new(crate::metrics::start().unwrap().0);
             let nodes = (1..=nodes).map(Instance).map(|me| {
                 let seats = Arc::<Seats>::default();
                 world.rooms.lock().unwrap().insert(me, Arc::clone(&seats));
                 let node = Node { instance: me, name: "n".into(), address: "h:1".into() };
-                let mut told = directory.0.events(me);
+                let mut told = directory.memory.events(me);
                 let (events, heard) = mpsc::channel(16);
                 tokio::spawn(async move {
                     while let Some(event) = told.recv().await {
@@ -563,7 +593,8 @@ mod tests {
         }
 
         fn is_forgotten(&self) -> bool {
-            self.directory.0.is_empty() && self.nodes.iter().all(|(.., router)| router.is_empty())
+            self.directory.memory.is_empty()
+                && self.nodes.iter().all(|(.., router)| router.is_empty())
         }
     }
 
@@ -591,7 +622,7 @@ mod tests {
         let (cluster, uuid) = (Cluster::of(2), RelayUuid::from("uuid"));
         cluster.arrive(0, &uuid);
         settle().await;
-        assert_eq!(cluster.directory.0.len(), 1);
+        assert_eq!(cluster.directory.memory.len(), 1);
         assert!(cluster.nodes[0].0.leave(&uuid, None));
         settle().await;
         assert!(cluster.is_forgotten());
@@ -610,23 +641,23 @@ mod tests {
     async fn who_waited_while_the_directory_was_away_or_forgot_meets_once_it_is_back() {
         let cluster = Cluster::of(2);
         let uuids: Vec<_> = (0..300).map(|n| RelayUuid::from(n.to_string().as_str())).collect();
-        cluster.directory.1.store(true, Ordering::Relaxed);
+        cluster.directory.away.store(true, Ordering::Relaxed);
         for uuid in &uuids[..200] {
             cluster.arrive(0, uuid);
             cluster.arrive(1, uuid);
         }
         settle().await;
         assert_eq!(cluster.waiting(), 400);
-        cluster.directory.1.store(false, Ordering::Relaxed);
+        cluster.directory.away.store(false, Ordering::Relaxed);
         settle().await;
         assert_eq!((cluster.waiting(), cluster.met()), (0, 200));
         for uuid in &uuids[200..] {
             cluster.arrive(0, uuid);
         }
         settle().await;
-        cluster.directory.0.forget();
+        cluster.directory.memory.forget();
         settle().await;
-        assert_eq!(cluster.directory.0.len(), 100, "claimed anew");
+        assert_eq!(cluster.directory.memory.len(), 100, "claimed anew");
         for uuid in &uuids[200..] {
             cluster.arrive(1, uuid);
         }
@@ -651,7 +682,7 @@ mod tests {
             cluster.arrive(node, &uuid);
             cluster.arrive(node, &uuid);
         }
-        let operations = cluster.directory.0.clone();
+        let operations = cluster.directory.memory.clone();
         settle().await;
         assert_eq!((cluster.waiting(), cluster.met()), (2, 1), "they wait");
         assert_eq!(operations.len(), 1);
@@ -678,6 +709,85 @@ mod tests {
         cluster.world.cut.lock().unwrap().clear();
         settle().await;
         assert_eq!((cluster.waiting(), cluster.met()), (0, uuids.len() as u64));
+        assert!(cluster.is_forgotten());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leg_that_is_back_and_goes_before_it_is_claimed_anew_gives_its_name_back() {
+        let (cluster, uuid) = (Cluster::of(2), RelayUuid::from("uuid"));
+        cluster.arrive(0, &uuid);
+        settle().await;
+        let (seats, intake, router) = &cluster.nodes[0];
+        let busy = router.claims.acquire_many(CLAIMS as u32).await.unwrap();
+        // It was lent, and nothing came of that.
+        intake.waits(seats.find(&uuid).unwrap());
+        sleep(Duration::from_millis(1)).await;
+        assert!(seats.leave(&uuid, None));
+        drop(busy);
+        settle().await;
+        assert!(cluster.is_forgotten());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_given_back_though_nothing_is_heard_of_their_claim_or_of_that() {
+        let (cluster, uuid) = (Cluster::of(1), RelayUuid::from("uuid"));
+        let (seats, _, router) = &cluster.nodes[0];
+        let back = || router.hear(Event::Forgotten);
+        for goes_first in [true, false] {
+            cluster.directory.unheard.store(true, Ordering::Relaxed);
+            cluster.arrive(0, &uuid);
+            if goes_first {
+                // While it is claimed.
+                tokio::task::yield_now().await;
+                assert!(seats.leave(&uuid, None));
+            }
+            sleep(Duration::from_millis(20)).await;
+            assert!(goes_first || seats.leave(&uuid, None));
+            settle().await;
+            assert!(cluster.is_forgotten(), "{goes_first}");
+        }
+        cluster.directory.unheard.store(false, Ordering::Relaxed);
+        cluster.arrive(0, &uuid);
+        settle().await;
+        cluster.directory.away.store(true, Ordering::Relaxed);
+        assert!(seats.leave(&uuid, None));
+        settle().await;
+        assert_eq!(cluster.directory.memory.len(), 1);
+        router.until_idle().await;
+        // Not heard once more, and then no more.
+        for (away, left) in [(false, 0), (true, 1)] {
+            cluster.directory.away.store(away, Ordering::Relaxed);
+            back().await;
+            settle().await;
+            assert_eq!(cluster.directory.memory.len(), left);
+            if !away {
+                cluster.arrive(0, &uuid);
+                settle().await;
+                cluster.directory.away.store(true, Ordering::Relaxed);
+                assert!(seats.leave(&uuid, None));
+                settle().await;
+            }
+        }
+        cluster.directory.away.store(false, Ordering::Relaxed);
+        back().await;
+        settle().await;
+        assert_eq!(cluster.directory.memory.len(), 1, "it expires");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_claim_for_one_who_has_gone_costs_the_next_nothing() {
+        let (cluster, uuid) = (Cluster::of(2), RelayUuid::from("uuid"));
+        cluster.directory.slow.store(true, Ordering::Relaxed);
+        cluster.arrive(0, &uuid);
+        sleep(Duration::from_millis(1)).await;
+        cluster.directory.slow.store(false, Ordering::Relaxed);
+        assert!(cluster.nodes[0].0.leave(&uuid, None));
+        cluster.arrive(0, &uuid);
+        settle().await;
+        assert_eq!(cluster.directory.memory.len(), 1, "its name is its own");
+        cluster.arrive(1, &uuid);
+        settle().await;
+        assert_eq!((cluster.waiting(), cluster.met()), (0, 1));
         assert!(cluster.is_forgotten());
     }
 }

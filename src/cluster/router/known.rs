@@ -23,16 +23,27 @@ pub(super) struct Known {
     releases: mpsc::Sender<Release>,
     /// How many names are on their way back.
     releasing: AtomicUsize,
+    /// Names that could not be given back, until the directory can be asked again. No more than
+    /// there may be on their way.
+    unheard: Mutex<Vec<Release>>,
 }
 
-/// A name to be given back: it was held for this leg.
-pub(super) type Release = (RelayUuid, WaitId);
+/// A name to be given back: it was held for this leg, or may have been.
+pub(super) struct Release {
+    pub(super) uuid: RelayUuid,
+    pub(super) id: WaitId,
+    /// It was tried before, and is not tried once more.
+    again: bool,
+}
 
 /// What is known of one.
 #[derive(Default)]
 struct Leg {
     /// As of which generation of the directory's memory the name is its own.
     held: Option<u64>,
+    /// The directory may have the name as its own, whether that is known or not: it is given back.
+    /// To one that has lost it that costs nothing but the question.
+    owes: bool,
     /// A task is at it.
     pursued: bool,
     /// It has lost its name while one was.
@@ -59,7 +70,8 @@ pub(super) struct Pursued {
 impl Known {
     /// Nobody, and names go back by `releases`.
     pub(super) fn new(releases: mpsc::Sender<Release>) -> Arc<Self> {
-        Arc::new(Self { legs: Mutex::default(), releases, releasing: AtomicUsize::new(0) })
+        let (legs, unheard) = Default::default();
+        Arc::new(Self { legs, releases, releasing: AtomicUsize::new(0), unheard })
     }
 
     /// Makes a leg known, if it is not, and takes it up, if nobody else has and it does not hold
@@ -88,7 +100,7 @@ impl Known {
         Some(Pursued { known: Arc::clone(self), leg: leg.clone(), settled: false })
     }
 
-    /// Another node has taken the name of this leg. Whether somebody has to take it up.
+    /// Another node has taken the name of this leg, or may have. Whether somebody has to take it up.
     pub(super) fn loses(&self, id: WaitId) -> bool {
         let mut legs = self.lock();
         let Some(leg) = legs.get_mut(&id) else { return false };
@@ -108,12 +120,44 @@ impl Known {
     }
 
     fn release(&self, uuid: &RelayUuid, id: WaitId) {
+        self.send(Release { uuid: uuid.clone(), id, again: false });
+    }
+
+    fn send(&self, release: Release) {
         // Who finds the queue full leaves a name behind that expires by itself, and that another
         // takes over once it has asked for the leg.
         self.releasing.fetch_add(1, Ordering::Relaxed);
-        if self.releases.try_send((uuid.clone(), id)).is_err() {
+        if self.releases.try_send(release).is_err() {
             self.released();
         }
+    }
+
+    /// A name was not given back: it is tried once more when the directory can be asked again, or
+    /// at once if by now it `is_back`. Nobody waits for that.
+    pub(super) fn not_released(&self, release: Release, is_back: impl Fn() -> bool) {
+        if !release.again {
+            let release = Release { again: true, ..release };
+            let mut unheard = self.unheard();
+            // Under the lock: who finds that it is back looks here after that.
+            if is_back() {
+                self.send(release);
+            } else if unheard.len() < self.releases.max_capacity() {
+                unheard.push(release);
+            }
+        }
+        self.released();
+    }
+
+    /// The directory can be asked again.
+    pub(super) fn release_again(&self) {
+        for release in std::mem::take(&mut *self.unheard()) {
+            self.send(release);
+        }
+    }
+
+    fn unheard(&self) -> MutexGuard<'_, Vec<Release>> {
+        // The same.
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A name is back.
@@ -130,7 +174,7 @@ impl Known {
 impl Drop for Kept {
     fn drop(&mut self) {
         let left = self.known.lock().remove(&self.id);
-        if left.is_some_and(|leg| leg.held.is_some()) {
+        if left.is_some_and(|leg| leg.owes) {
             self.known.release(&self.uuid, self.id);
         }
     }
@@ -152,11 +196,19 @@ impl Pursued {
             self.known.release(&self.leg.uuid, self.leg.id);
             return true;
         };
-        leg.held = Some(generation);
+        (leg.held, leg.owes) = (Some(generation), true);
         // Under the lock: who finds that the directory has forgotten looks here after that.
         leg.pursued = std::mem::take(&mut leg.lost) || now() != generation;
         self.settled = !leg.pursued;
         self.settled
+    }
+
+    /// It was asked for the name, and nothing is known of the answer.
+    pub(super) fn may_hold(&self) {
+        match self.known.lock().get_mut(&self.leg.id) {
+            Some(leg) => leg.owes = true,
+            None => self.known.release(&self.leg.uuid, self.leg.id),
+        }
     }
 
     /// One more hand-over of it has failed. How many that makes.
