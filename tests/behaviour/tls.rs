@@ -5,4 +5,4 @@ mod client;
 mod handshake;
 mod relaying;
 
-pub(crate) use client::{Identity, Kind, Peer, TlsGateway, shake_hands};
+pub(crate) use client::{Identity, Io, Kind, Peer, TlsGateway, shake_hands};

@@ -7,6 +7,8 @@ use mini_rust_desk_relay_server::{
     wire::Transport::Tcp,
 };
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::tls::Authority;
 use crate::{
     cluster::{
@@ -16,7 +18,7 @@ use crate::{
     process::PROGRAM,
     requirement,
     support::{Client, eventually, unique},
-    tls::Kind,
+    tls::{Io, Kind},
 };
 
 /// Two nodes that show each other certificates, whose files are changed on the way.
@@ -32,12 +34,7 @@ async fn within_tls_legs_of_every_kind_meet_and_a_changed_certificate_is_taken_u
     };
     let cluster = Cluster::start_with(2, |_, config| configure(config));
     let Some(mut cluster) = cluster.await else { return };
-    for (first, second) in [
-        (Kind::Tcp, Kind::Tcp),
-        (Kind::Ws, Kind::Tls),
-        (Kind::Wss, Kind::Tcp),
-        (Kind::Tls, Kind::Wss),
-    ] {
+    for (first, second) in Kind::ALL.into_iter().flat_map(|one| Kind::ALL.map(|two| (one, two))) {
         let mut pair = cluster.pair((0, first), (1, second)).await;
         for message in [&b"one way"[..], &[7; 200_000]] {
             pair.first.send(message).await;
@@ -45,13 +42,13 @@ async fn within_tls_legs_of_every_kind_meet_and_a_changed_certificate_is_taken_u
             pair.second.send(message).await;
             assert_eq!(pair.first.receive().await.as_deref(), Some(message));
         }
-        pair.first.finish().await;
-        assert_eq!(pair.second.receive().await, None, "{first:?} {second:?}");
-        if !first.is_websocket() && !second.is_websocket() {
-            pair.second.send(b"the other way goes on").await;
-            let heard = pair.first.receive().await;
-            assert_eq!(heard.as_deref(), Some(&b"the other way goes on"[..]));
+        if first.is_websocket() || second.is_websocket() {
+            pair.first.finish().await;
+            assert_eq!(pair.second.receive().await, None, "{first:?} {second:?}");
+            continue;
         }
+        let (first, second) = (pair.first.io(), pair.second.io());
+        tokio::join!(sends_and_ends(first, 1, 2), sends_and_ends(second, 2, 1));
     }
     let mut pair = cluster.pair((0, Kind::Tcp), (1, Kind::Tcp)).await;
     // An authority of which no node has heard yet: the new one knows no other.
@@ -69,6 +66,26 @@ async fn within_tls_legs_of_every_kind_meet_and_a_changed_certificate_is_taken_u
     assert_eq!(pair.second.receive().await.as_deref(), Some(&b"before"[..]));
     drop(pair);
     cluster.until_quiet().await;
+}
+
+/// Much each way at once, and each way ends by itself: the second long after the first.
+async fn sends_and_ends(io: Box<dyn Io>, mine: u8, theirs: u8) {
+    const LEN: usize = 4 << 20;
+    let (mut reading, mut writing) = tokio::io::split(io);
+    let (mut received, mine) = (vec![0; LEN], vec![mine; LEN]);
+    let (sent, got) = tokio::join!(writing.write_all(&mine), reading.read_exact(&mut received));
+    sent.expect("the relay reads");
+    got.expect("all that was sent");
+    assert!(received.iter().all(|byte| *byte == theirs));
+    if mine[0] == 1 {
+        writing.shutdown().await.expect("the relay reads");
+    } else {
+        assert_eq!(reading.read(&mut received).await.expect("an end in order"), 0);
+        writing.write_all(&mine).await.expect("the other way goes on");
+        return writing.shutdown().await.expect("the relay reads");
+    }
+    reading.read_exact(&mut received).await.expect("all that was sent after the end");
+    assert_eq!(reading.read(&mut received).await.expect("an end in order"), 0);
 }
 
 /// What it cannot hand over it still pairs at home, and both nodes say what is wrong.
