@@ -57,7 +57,7 @@ use tokio::{
 };
 
 pub use self::{
-    door::{Door, Visit},
+    door::{Door, NODES_RESERVE, Visit},
     error::LinkError,
     handshake::Peer,
     message::{Go, Here, Nobody, Purpose, Refused, Transport, Verdict, Want, verdict},

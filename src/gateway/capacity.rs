@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    cluster::link::NODES_RESERVE,
     config::Config,
     net::{listener::ConnectionLimit, strangers::MOST_LEAVING},
     relay::{Parts, splice::pipes},
@@ -29,9 +30,9 @@ pub(super) fn max_connections(config: &Config) -> usize {
     {
         let room = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let threads = config.threads.light() + config.threads.bulk();
-        let reserved = RESERVED_DESCRIPTORS + THREAD_DESCRIPTORS * threads;
-        // On a node every connection may come with one to another node.
-        let each = if config.cluster.is_on() { 2 } else { 1 };
+        // On a node every connection may come with one to another node, or from there.
+        let (each, nodes) = if config.cluster.is_on() { (2, NODES_RESERVE) } else { (1, 0) };
+        let reserved = RESERVED_DESCRIPTORS + nodes + THREAD_DESCRIPTORS * threads;
         let room = (room.saturating_sub(reserved) / each).max(1);
         if room < configured {
             tracing::info!(

@@ -194,8 +194,8 @@ fn open_doors(
     tasks: LightTasks,
 ) {
     let (parts, tracker) = (&admin.parts, shutdown.tracker());
-    let (metrics, refusals) = (Arc::clone(&parts.metrics), Arc::clone(&parts.refusals));
-    let door = Arc::new(Door::new(links, metrics, refusals, tasks));
+    let door = Door::new(links, &admin.connections, Arc::clone(&parts.refusals), tasks);
+    let door = Arc::new(door);
     let (host, router) = (Arc::new(Host::new(core, parts)), http::for_nodes(admin));
     let hard = shutdown.hard().clone();
     let serve = move |visit: Visit| {

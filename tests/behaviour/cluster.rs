@@ -5,6 +5,7 @@ mod blocks;
 mod churn;
 mod directory;
 mod ends;
+mod full;
 mod kernel;
 mod leaving;
 mod limits;

@@ -2,7 +2,8 @@
 //!
 //! Who has not proved it yet is bounded: in number, by giving way to who came later, in bytes, and
 //! in time. So a flood of strangers keeps no node out for long that answers as soon as it is
-//! greeted.
+//! greeted. And who has proved it is bounded in number: a node that does not stop connecting takes
+//! no descriptors from anybody else.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -10,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Link, LinkError, Links, Peer, Purpose};
 use crate::{
-    metrics::Metrics,
     net::{
         listener::{Connection, ConnectionLimit, ConnectionPermit, Listener},
         refusals::Refusals,
@@ -21,6 +21,10 @@ use crate::{
 
 /// How many there may be that have not said who they are.
 const STRANGERS: usize = 512;
+
+/// How many connections of other nodes there may be beyond those of the clients that may be here, of
+/// which each may be met by one: questions, and legs that come to nothing.
+pub const NODES_RESERVE: usize = 128;
 
 /// The door.
 pub struct Door {
@@ -46,14 +50,15 @@ pub struct Visit {
 }
 
 impl Door {
-    /// A door to this node. Whatever is done for who comes is one of `tasks`.
+    /// A door to this node, at which there may be as many as `clients` may be at the others, and a
+    /// few. Whatever is done for who comes is one of `tasks`.
     pub fn new(
         links: Arc<Links>,
-        metrics: Arc<Metrics>,
+        clients: &ConnectionLimit,
         refusals: Arc<Refusals>,
         tasks: LightTasks,
     ) -> Self {
-        let limit = ConnectionLimit::of_strangers(STRANGERS, metrics, Arc::clone(&refusals));
+        let limit = clients.once_more(NODES_RESERVE, STRANGERS);
         Self { links, limit, refusals, tasks }
     }
 

@@ -10,11 +10,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::*;
 use crate::{
     cluster::directory::Instance,
-    net::{listener::Listener, refusals::Refusals},
+    net::{
+        listener::{ConnectionLimit, Listener},
+        refusals::Refusals,
+    },
 };
 
 const SECRET: &str = "a secret of 32 characters or more";
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Clients that may be connected.
+const FEW: usize = 10;
 
 fn links(instance: u64, address: &str, secret: &str) -> Links {
     let node = Node {
@@ -141,7 +147,7 @@ async fn a_node_that_was_started_anew_is_not_the_one_that_was_meant() {
     assert!(matches!(accepted.unwrap_err(), LinkError::OnlyLooked));
 }
 
-/// A door that tells who came in, and where it is.
+/// A door that tells who came in, and where it is; few clients may be at the others.
 fn door(patience: Duration) -> (Links, Arc<Node>, mpsc::UnboundedReceiver<Visit>) {
     let liveness = Liveness::new(PATIENCE, PATIENCE);
     let listener = Listener::bind(([127, 0, 0, 1], 0).into(), liveness).unwrap();
@@ -150,8 +156,9 @@ fn door(patience: Duration) -> (Links, Arc<Node>, mpsc::UnboundedReceiver<Visit>
     host.timeout = patience;
     let metrics = Arc::new(crate::metrics::start().unwrap().0);
     let refusals = Refusals::new(Arc::clone(&metrics));
+    let clients = ConnectionLimit::new(FEW, metrics, Arc::clone(&refusals));
     let (me, (came, visits)) = (Arc::clone(&host.me), mpsc::unbounded_channel());
-    let door = Door::new(Arc::new(host), metrics, refusals, TaskTracker::new().into());
+    let door = Door::new(Arc::new(host), &clients, refusals, TaskTracker::new().into());
     let serve = move |visit| {
         let _ = came.send(visit);
         std::future::ready(())
@@ -179,6 +186,31 @@ async fn a_flood_of_strangers_keeps_no_node_out() {
     let mut heard = Vec::new();
     tokio::time::timeout(PATIENCE, strangers[0].read_to_end(&mut heard)).await.unwrap().unwrap();
     assert!(heard.len() < 100);
+}
+
+/// Nor does it take more descriptors than it may, and others that come meanwhile are only put off.
+#[tokio::test]
+async fn a_node_that_does_not_stop_connecting_gets_so_many_connections_and_no_more() {
+    let (caller, host, mut visits) = door(PATIENCE);
+    let mut open = Vec::new();
+    for _ in 0..FEW + NODES_RESERVE {
+        let mut link = caller.dial(&host, Purpose::Leg).await.unwrap();
+        link.send(&Go {}).await.unwrap();
+        open.push((link, visits.recv().await.unwrap()));
+    }
+    for _ in 0..3 {
+        let fault = caller.dial(&host, Purpose::Leg).await.unwrap_err();
+        assert!(!matches!(fault, LinkError::TimedOut), "it hears that at once");
+    }
+    // Nobody who is let in gives way.
+    let (mut link, mut visit) = open.swap_remove(0);
+    visit.link.receive::<Go>().await.unwrap();
+    visit.link.send(&Verdict::here()).await.unwrap();
+    assert!(link.receive::<Verdict>().await.unwrap() == Verdict::here());
+    drop((link, visit));
+    let mut link = caller.dial(&host, Purpose::Leg).await.unwrap();
+    link.send(&Go {}).await.unwrap();
+    visits.recv().await.unwrap();
 }
 
 #[tokio::test]

@@ -53,12 +53,19 @@ impl ConnectionLimit {
         Arc::new(Self { max, reserve, open, strangers, most_strangers, lesser, metrics, refusals })
     }
 
-    /// Room for whoever says who it is, and for `most` that have not yet.
-    pub fn of_strangers(most: usize, metrics: Arc<Metrics>, refusals: Arc<Refusals>) -> Arc<Self> {
-        let max = Arc::new(AtomicUsize::new(usize::MAX));
-        let (open, strangers) = (Arc::default(), Arc::default());
-        let (reserve, most_strangers, lesser) = (0, Some(most), None);
-        Arc::new(Self { max, reserve, open, strangers, most_strangers, lesser, metrics, refusals })
+    /// Room for as many connections once more, of another kind, and for `more` of them; of all
+    /// these `strangers` may not have said who they are.
+    pub fn once_more(&self, more: usize, strangers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            max: Arc::clone(&self.max),
+            reserve: more,
+            open: Arc::default(),
+            strangers: Arc::default(),
+            most_strangers: Some(strangers),
+            lesser: None,
+            metrics: Arc::clone(&self.metrics),
+            refusals: Arc::clone(&self.refusals),
+        })
     }
 
     /// The same connections, and room for `more` of them: for listeners that must answer when the

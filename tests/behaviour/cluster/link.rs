@@ -15,7 +15,10 @@ use mini_rust_desk_relay_server::{
     config::{ClusterTlsConfig, Secret},
     metrics,
     net::{
-        listener::Listener, liveness::Liveness, refusals::Refusals, stream::Stream,
+        listener::{ConnectionLimit, Listener},
+        liveness::Liveness,
+        refusals::Refusals,
+        stream::Stream,
         tls::mutual::MutualTls,
     },
 };
@@ -74,7 +77,8 @@ impl TestNode {
         let metrics = Arc::new(metrics::start().expect("metrics").0);
         let refusals = Refusals::new(Arc::clone(&metrics));
         let told = Arc::clone(&refusals);
-        let door = Door::new(Arc::clone(&links), metrics, told, TaskTracker::new().into());
+        let clients = ConnectionLimit::new(1000, metrics, Arc::clone(&refusals));
+        let door = Door::new(Arc::clone(&links), &clients, told, TaskTracker::new().into());
         let ((came, visits), stop) = (mpsc::unbounded_channel(), CancellationToken::new());
         let serve = move |visit| {
             let _ = came.send(visit);
