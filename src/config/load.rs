@@ -171,6 +171,7 @@ impl Stack {
             return Err(Problems(self.problems));
         }
         self.warn_of_opening(&config, &origins);
+        self.warn_of_short_drain(&config, &origins);
         Ok(Loaded { config, warnings: self.warnings, origins })
     }
 
@@ -198,6 +199,18 @@ impl Stack {
                 origins.of(&hidden.key),
                 hidden.key,
                 hidden.origin
+            ));
+        }
+    }
+
+    /// Whoever waits with a node that drains can be met by the others, for as long as that lasts.
+    fn warn_of_short_drain(&mut self, config: &Config, origins: &Origins) {
+        let (drain, wait) = (config.shutdown.drain_timeout, config.pairing.timeout);
+        if config.cluster.is_on() && drain.get() < wait.get() {
+            self.warnings.push(format!(
+                "shutdown.drain_timeout ({}) is {drain}, shorter than pairing.timeout, {wait}: a \
+                 node of the cluster that goes cuts off who waits there",
+                origins.of("shutdown.drain_timeout"),
             ));
         }
     }
