@@ -563,6 +563,44 @@ fn check_fails_where_a_node_of_a_cluster_would() {
     assert!(!shown.contains("swordfish"), "{shown}");
 }
 
+/// What all nodes know is in a file, with or without what an editor leaves around it.
+#[test]
+fn a_secret_of_the_cluster_is_read_from_a_file_and_shown_nowhere() {
+    const SECRET: &str = "known-to-nodes-and-to-nobody-else";
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
+    let cluster = "key = 'k'\nadmin.token_file = 'token'\n[cluster]\nlisten = ['127.0.0.1:0']\n\
+                   redis = 'redis://:hunter-of-two@127.0.0.1:1'\nsecret_file = ";
+    write("token", TOKEN);
+    fs::create_dir(dir.path().join("directory")).unwrap();
+    fs::write(dir.path().join("binary"), [0xFF; 64]).unwrap();
+    write("short", &SECRET[..31]);
+    write("padded", &format!("{}{}", &SECRET[..31], "\n".repeat(40)));
+    for (file, parts) in [
+        ("gone", &["cannot read the cluster's secret file", "gone", "No such file"][..]),
+        ("directory", &["cannot read the cluster's secret file", "Is a directory"]),
+        ("binary", &["cannot read the cluster's secret file", "UTF-8"]),
+        ("short", &["the cluster's secret file", "fewer than 32 characters", "openssl rand"]),
+        ("padded", &["the cluster's secret file", "fewer than 32 characters", "openssl rand"]),
+    ] {
+        write("config.toml", &format!("{cluster}'{file}'"));
+        for args in [&["check"][..], &["--listen", "127.0.0.1:0"]] {
+            let said = run_in(dir.path(), args).badly(parts);
+            assert!(!said.contains(&SECRET[..16]) && !said.contains("hunter-of-two"), "{said}");
+        }
+    }
+    write("secret", &format!(" \t{SECRET}\r\n\n"));
+    write("config.toml", &format!("{cluster}'secret'"));
+    let checked = run_in(dir.path(), &["check"]);
+    assert_eq!(checked.stderr, "");
+    let shown = checked.well();
+    says(&shown, &["redis = \"***\"", "secret_file = \"secret\""]);
+    assert!(!shown.contains(&SECRET[..16]) && !shown.contains("hunter-of-two"), "{shown}");
+    write("config.toml", &format!("{cluster}'secret'\n[shutdown]\ndrain_timeout = '29s'"));
+    let warned = run_in(dir.path(), &["check"]).stderr;
+    says(&warned, &["warning: shutdown.drain_timeout (config.toml) is 29s, shorter than pairing"]);
+}
+
 #[test]
 fn check_warns_of_a_key_that_has_expired() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
 //! What this node has in common with the others: that they know of each other, limits that hold for
 //! all together, and what operators block.
 
+mod namesakes;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -22,6 +24,7 @@ use crate::{
 /// What one node has in common with the others.
 #[derive(Clone)]
 pub(super) struct Company {
+    me: Arc<Node>,
     pub(super) members: Members,
     pub(super) blocks: Blocks,
     heartbeat: Duration,
@@ -36,12 +39,12 @@ impl Company {
         parts: &Parts,
     ) -> Self {
         let heartbeat = config.heartbeat.get();
-        let (redis, me, counted) = (redis.clone(), Arc::clone(me), parts.clone());
+        let (redis, counted) = (redis.clone(), parts.clone());
         let blocks = Blocks::new(redis.clone(), Arc::clone(&parts.access));
         let says = move || limits::says(&counted);
         let started = Timestamp::now().as_second();
-        let members = Members::new(redis, me, started, heartbeat, says);
-        Self { members, blocks, heartbeat }
+        let members = Members::new(redis, Arc::clone(me), started, heartbeat, says);
+        Self { me: Arc::clone(me), members, blocks, heartbeat }
     }
 
     /// Keeps it up, for as long as this is polled.
@@ -52,6 +55,7 @@ impl Company {
             self.blocks.run(self.members.blocks()),
             limits::keep(parts, self.members.others(), self.heartbeat),
             show(self.members.nodes(), metrics),
+            namesakes::tell(Arc::clone(&self.me), self.members.nodes(), self.heartbeat),
         );
     }
 }

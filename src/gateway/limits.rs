@@ -27,7 +27,7 @@ pub(super) fn says(parts: &Parts) -> Says {
         (key.label, usage)
     });
     Says {
-        draining: parts.draining.is_cancelled(),
+        draining: parts.draining.is_cancelled() || parts.room.is_handed_over(),
         counts: Counts {
             active: parts.capacity.taken() as u64,
             waiting: parts.room.len() as u64,

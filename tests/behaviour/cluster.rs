@@ -12,6 +12,7 @@ mod limits;
 mod link;
 mod lost_nodes;
 mod members;
+mod misconfigured;
 mod model;
 mod pairs;
 mod partition;

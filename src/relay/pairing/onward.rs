@@ -43,6 +43,11 @@ impl WaitingRoom {
         }
     }
 
+    /// Whether another process' room has taken this one's place.
+    pub fn is_handed_over(&self) -> bool {
+        lock(&self.shards[0]).onward.is_some()
+    }
+
     /// A leg of this name waits where `way` leads, and cannot leave: its peer is to be sent there.
     /// If it is here, it goes at once.
     pub fn is_kept(&self, uuid: &RelayUuid, remaining: Duration, way: &Way) {
