@@ -17,13 +17,14 @@ const ROUNDS: usize = 150;
 /// How long each thread has had the CPU for, in nanoseconds, by its number and name.
 fn busy(process: &Process) -> BTreeMap<(u64, String), u64> {
     let tasks = fs::read_dir(process.proc("task")).expect("it runs");
+    // One may end meanwhile.
     let of = |task: fs::DirEntry| {
-        let read = |file| fs::read_to_string(task.path().join(file)).expect("a thread");
-        let number = task.file_name().to_string_lossy().parse().expect("a number");
-        let time = read("schedstat").split(' ').next().and_then(|time| time.parse().ok());
-        ((number, read("comm").trim().to_owned()), time.expect("nanoseconds"))
+        let read = |file| fs::read_to_string(task.path().join(file)).ok();
+        let number = task.file_name().to_string_lossy().parse().ok()?;
+        let time = read("schedstat")?.split(' ').next()?.parse().ok()?;
+        Some(((number, read("comm")?.trim().to_owned()), time))
     };
-    tasks.map(|task| of(task.expect("an entry"))).collect()
+    tasks.filter_map(|task| of(task.ok()?)).collect()
 }
 
 async fn talk(mut pair: Pair<Client>) -> Pair<Client> {
