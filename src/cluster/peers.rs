@@ -27,7 +27,7 @@ use crate::{
     wire,
 };
 
-/// A fault that an operator has to mend is told of once in this time.
+/// A fault that an operator may have to mend is told of once in this time.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// The other nodes, reached by links.
@@ -101,13 +101,22 @@ impl Others {
     fn tell(&self, holder: &Holder, fault: &LinkError) {
         let (node, address) = (&holder.node.name, &holder.node.address);
         tracing::debug!(%node, %address, "no leg is handed over: {fault}");
-        if fault.label() != Some("node_secret") {
+        // One that has just gone, or come anew, is no affair of an operator's.
+        let is_wrong = match fault {
+            LinkError::Unreachable(_) | LinkError::TimedOut => false,
+            LinkError::NoVersion { .. } | LinkError::Tls(_) => true,
+            fault if fault.label() == Some("node_secret") => true,
+            _ => return,
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|at| at.elapsed() < TELL_EVERY) {
             return;
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
-            *told = Some(Instant::now());
+        *told = Some(Instant::now());
+        if is_wrong {
             tracing::error!(%node, %address, "no leg can be handed over to this node: {fault}");
+        } else {
+            tracing::warn!(%node, %address, "a leg was not handed over to this node: {fault}");
         }
     }
 }

@@ -116,3 +116,22 @@ async fn a_node_with_another_secret_hands_nothing_over_and_keeps_nobody_from_mee
     talk(&mut outside, &mut second).await;
     talk(&mut waits, &mut comes).await;
 }
+
+/// The commonest mistake: nodes that say the wrong address of themselves.
+#[tokio::test]
+async fn a_node_that_is_not_where_it_says_is_told_of_in_the_log() {
+    let wrong = "cluster.advertise = '127.0.0.1:1'";
+    let Some(nodes) = Processes::start_with(2, wrong).await else { return };
+    let uuid = unique("nowhere");
+    let _waits = nodes[0].leg(Tcp, &uuid).await;
+    nodes.until_claimed(0, &uuid).await;
+    let _comes = nodes[1].leg(Tcp, &uuid).await;
+    eventually("it is told of", async || {
+        let log = nodes.nodes[1].log().join("\n");
+        log.contains("WARN") && log.contains("cluster.advertise") && log.contains("node-0")
+    })
+    .await;
+    let log = nodes.nodes[1].log();
+    let told = log.iter().filter(|line| line.contains("cluster.advertise")).count();
+    assert_eq!(told, 1, "{log:#?}");
+}
