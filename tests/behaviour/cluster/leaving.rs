@@ -11,6 +11,7 @@ use super::{
 use crate::{
     handover::{Lineage, talk},
     support::{eventually, read_to_end, unique},
+    tls::{Identity, Kind, Peer, shake_hands},
 };
 
 /// Until a node takes no connection any more.
@@ -68,21 +69,21 @@ async fn what_is_carried_at_the_end_of_a_drain_is_closed_on_both_sides() {
 }
 
 /// A node of which another process can take over.
-async fn lineage(redis: &Redis, node: &str) -> Lineage {
+async fn lineage(redis: &Redis, node: &str, more: &[(&str, &str)]) -> Lineage {
     let url = redis.url();
-    let env = [
+    let node = [
         ("RELAY__CLUSTER__REDIS", &*url),
         ("RELAY__CLUSTER__LISTEN", "[\"127.0.0.1:0\"]"),
         ("RELAY__CLUSTER__NODE", node),
         ("RELAY__CLUSTER__SECRET", SECRET),
     ];
-    Lineage::start(&["--admin-listen", "127.0.0.1:0"], &env).await
+    Lineage::start(&["--admin-listen", "127.0.0.1:0"], &[&node[..], more].concat()).await
 }
 
 #[tokio::test]
 async fn a_node_of_which_another_process_takes_over_loses_nobody() {
     let Some(redis) = Redis::start().await else { return };
-    let (mut old, other) = (lineage(&redis, "old").await, process(&redis, 1, "").await);
+    let (mut old, other) = (lineage(&redis, "old", &[]).await, process(&redis, 1, "").await);
     let (waits, relayed, carried) = (unique("waits"), unique("relayed"), unique("carried"));
     let mut relayed_first = old.process.gateway.leg(Tcp, &relayed).await;
     let mut carried_first = other.gateway.leg(Tcp, &carried).await;
@@ -109,4 +110,34 @@ async fn a_node_of_which_another_process_takes_over_loses_nobody() {
     }
     assert_eq!(old.process.ended().await, 0);
     talk(&mut first, &mut second).await;
+}
+
+/// It stays in the old process, where no other node can reach it: from there it goes to them.
+#[tokio::test]
+async fn who_waits_in_tls_with_a_node_of_which_another_process_takes_over_is_met_from_another_node()
+{
+    let Some(redis) = Redis::start().await else { return };
+    let (identity, files) = (Identity::new(), tempfile::tempdir().expect("a directory"));
+    identity.write(files.path());
+    let path = |name: &str| files.path().join(name).to_str().expect("text").to_owned();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let tls = [("RELAY__TLS__CERT", cert.as_str()), ("RELAY__TLS__KEY", key.as_str())];
+    let (mut old, other) = (lineage(&redis, "old", &tls).await, process(&redis, 1, "").await);
+    let mut legs = Vec::new();
+    for kind in [Kind::Tls, Kind::Wss] {
+        let uuid = unique("tls");
+        let socket = old.process.gateway.connect().await;
+        let socket = shake_hands(socket, identity.client()).await.expect("a handshake");
+        legs.push((Peer::greeting(Box::new(socket), kind, &uuid).await, uuid.clone()));
+        redis.until_claimed("old", &uuid).await;
+    }
+    old.upgrade().await;
+    for ((first, uuid), transport) in legs.iter_mut().zip([WebSocket, Tcp]) {
+        let mut second = other.gateway.leg(transport, uuid).await;
+        first.send(b"from TLS").await;
+        assert_eq!(second.receive().await.as_deref(), Some(&b"from TLS"[..]));
+        second.send(b"to TLS").await;
+        assert_eq!(first.receive().await.as_deref(), Some(&b"to TLS"[..]));
+    }
+    assert!(old.process.is_running());
 }
