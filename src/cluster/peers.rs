@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use self::silent::Silent;
 use super::{
     directory::Holder,
+    host::key_of,
     link::{Go, Link, LinkError, Links, Purpose, Transport, Verdict, Want, verdict},
     router::{Met, Peers},
 };
@@ -58,7 +59,9 @@ impl Others {
         match said.verdict {
             Some(verdict::Verdict::Here(_)) => self.go(holder, leg, link).await,
             Some(verdict::Verdict::Nobody(_)) => Ok(Met::Nobody),
-            Some(verdict::Verdict::Refused(refused)) => Ok(self.refused(leg, &refused.reason)),
+            Some(verdict::Verdict::Refused(refused)) => {
+                Ok(self.refused(leg, details, &refused.reason))
+            }
             None => Err(LinkError::Malformed),
         }
     }
@@ -80,14 +83,15 @@ impl Others {
     }
 
     /// No relay can be made of the two, and the other has been told.
-    fn refused(&self, leg: &Waits, reason: &str) -> Met {
+    fn refused(&self, leg: &Waits, details: &Details, reason: &str) -> Met {
         // A reason that only a later release knows is none to end a leg here.
         let Some(reason) = metrics::UNPAIRED.iter().find(|known| **known == reason) else {
             return Met::Unreachable;
         };
         match self.parts.room.depart(&leg.uuid, leg.id) {
             Some(lent) => {
-                let why = "the node where its peer waits refuses";
+                let key = key_of(details);
+                let why = format!("the node where its peer waits refuses it, by its key {key:?}");
                 if let Some(peer) = lent.peer() {
                     self.parts.refusals.refuse(peer, reason, &why);
                 }

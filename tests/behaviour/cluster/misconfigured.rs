@@ -2,13 +2,16 @@
 
 use std::process::Command;
 
-use mini_rust_desk_relay_server::wire::Transport::{Tcp, WebSocket};
+use mini_rust_desk_relay_server::wire::{
+    Transport::{Tcp, WebSocket},
+    rendezvous::{ConnType, request_relay},
+};
 
 use super::{redis::Redis, support::SECRET};
 use crate::{
     handover::talk,
     process::{PROGRAM, Process},
-    support::unique,
+    support::{read_to_end, unique},
 };
 
 /// A node in a directory of its own with this `config.toml`, and a secret in a file.
@@ -47,6 +50,39 @@ async fn two_nodes_of_one_address_or_one_name_are_told_of_once() {
     same_name.line("has the name of this one").await;
     let told = one.log().iter().filter(|line| line.contains("another node")).count();
     assert_eq!(told, 2, "once each: {:?}", one.log());
+}
+
+/// By label: what it lets in at one node, it must at the other.
+#[tokio::test]
+async fn legs_whose_nodes_have_different_keys_are_both_refused_and_both_nodes_say_why() {
+    let Some(redis) = Redis::start().await else { return };
+    let key = |label: &str| format!("[[keys]]\nlabel = \"{label}\"\nkey = \"for-{label}\"\n");
+    let toml = |name: &str, keys: &[&str]| {
+        let keys: String = keys.iter().map(|label| key(label)).collect();
+        format!("cluster.node = \"{name}\"\n{keys}")
+    };
+    let holds = node(&redis.url(), SECRET, &toml("holds", &["both"])).await;
+    let comes = node(&redis.url(), SECRET, &toml("comes", &["both", "one"])).await;
+    let leg = async |node: &Process, key: &str, uuid: &str| {
+        let hello = request_relay(uuid, "", key, ConnType::Default);
+        node.gateway.leg_with(Tcp, &hello).await
+    };
+    let uuid = unique("keys");
+    let first = leg(&holds, "for-both", &uuid).await;
+    redis.until_claimed("holds", &uuid).await;
+    let second = leg(&comes, "for-one", &uuid).await;
+    assert_eq!(read_to_end(&mut second.tcp()).await, b"");
+    assert_eq!(read_to_end(&mut first.tcp()).await, b"");
+    let said = holds.line("give all nodes the same keys").await;
+    assert!(said.contains("node=comes key=\"one\""), "{said}");
+    let said = comes.line("the node where its peer waits refuses it").await;
+    assert!(said.contains("one") && said.contains("key_revoked"), "{said}");
+    // With a key that both have, they meet.
+    let uuid = unique("keys");
+    let mut first = leg(&holds, "for-both", &uuid).await;
+    redis.until_claimed("holds", &uuid).await;
+    let mut second = leg(&comes, "for-both", &uuid).await;
+    talk(&mut first, &mut second).await;
 }
 
 /// Whatever the level, and whoever asks.
