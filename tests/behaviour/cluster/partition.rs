@@ -1,7 +1,10 @@
 //! Nodes that lose each other, and not Redis: machines that are network namespaces, with two cables
 //! between them and one to Redis.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use mini_rust_desk_relay_server::wire::Transport::Tcp;
 
@@ -14,6 +17,9 @@ use crate::{
     requirement,
     support::{Client, eventually, unique},
 };
+
+/// How many there have been.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// Two machines.
 struct Machines {
@@ -34,8 +40,9 @@ impl Machines {
     /// `None` after saying that this test is skipped.
     fn new() -> Option<Self> {
         requirement::program("ip", "apt-get install iproute2")?;
-        let digit = unique("machines").rsplit('-').next().and_then(|n| n.parse::<u32>().ok());
-        let id = std::process::id() % 50_000 * 10 + digit.expect("a number") % 10;
+        // Counted here alone: with what other tests count, two at once could have one digit.
+        let digit = MADE.fetch_add(1, Ordering::Relaxed);
+        let id = std::process::id() % 50_000 * 10 + digit % 10;
         let names = ["a", "b"].map(|which| format!("rn{id}{which}"));
         let machines = Self { names, subnet: (id % 200) as u8 + 20 };
         if let Err(why) = machines.build() {
